@@ -1,0 +1,155 @@
+//! Choosing an engine: the first that passes constraints, policy and self-test; the reasons against the
+//! others are kept.
+
+use crate::engine::{Engine, Hardware, Opened, Spec};
+use crate::engines;
+use crate::error::{Error, Kind, Result};
+use crate::preferences::{self, Preferences};
+use crate::selftest;
+
+/// Why an engine does not serve a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The engine.
+    pub engine: &'static str,
+    /// The sentence.
+    pub why: String,
+}
+
+/// An engine that serves, and the reasons against those before it.
+pub struct Choice {
+    /// The engine.
+    pub engine: &'static dyn Engine,
+    /// What it opened.
+    pub opened: Opened,
+    /// Why not the others.
+    pub reasons: Vec<Reason>,
+}
+
+/// The engines in the order of the preferences, and the reasons against those left out.
+fn order(
+    spec: &Spec,
+    engine: Option<&str>,
+    preferences: &Preferences,
+) -> Result<(Vec<&'static dyn Engine>, Vec<Reason>)> {
+    let mut reasons = Vec::new();
+    if let Some(name) = engine {
+        if !engines::all().iter().any(|e| e.name() == name) {
+            let names: Vec<_> = engines::all().iter().map(|e| e.name()).collect();
+            return Err(Error::invalid(format!(
+                "no engine {name:?}; there are {}",
+                names.join(", ")
+            )));
+        }
+    }
+    let mut order = Vec::new();
+    for candidate in preferences.order(spec.algorithm.name, engines::all()) {
+        let name = candidate.name();
+        if engine.is_some_and(|wanted| wanted != name) {
+            reasons.push(Reason {
+                engine: name,
+                why: format!("engine {} was asked for", engine.unwrap_or_default()),
+            });
+        } else if let Some(why) = preferences.against(name, spec.algorithm.name) {
+            reasons.push(Reason { engine: name, why });
+        } else {
+            order.push(candidate);
+        }
+    }
+    Ok((order, reasons))
+}
+
+/// Opens `spec` with the first engine that can; those named in `without` are passed over with their reason.
+pub fn open(spec: &Spec, engine: Option<&str>, without: &[Reason]) -> Result<Choice> {
+    let preferences = preferences::current()?;
+    preferences.check(spec)?;
+    let (order, mut reasons) = order(spec, engine, &preferences)?;
+    reasons.extend_from_slice(without);
+    // With hardware preferred, hardware anywhere comes before software anywhere.
+    let passes: &[Hardware] = match spec.hardware {
+        Hardware::Prefer => &[Hardware::Require, Hardware::Any],
+        Hardware::Any => &[Hardware::Any],
+        Hardware::Require => &[Hardware::Require],
+        Hardware::Forbid => &[Hardware::Forbid],
+    };
+    for (number, &hardware) in passes.iter().enumerate() {
+        let spec = Spec {
+            hardware,
+            ..spec.clone()
+        };
+        let mut against = reasons.clone();
+        for candidate in &order {
+            let name = candidate.name();
+            if without.iter().any(|r| r.engine == name) {
+                continue;
+            }
+            match attempt(*candidate, &spec) {
+                Ok(opened) => {
+                    return Ok(Choice {
+                        engine: *candidate,
+                        opened,
+                        reasons: against,
+                    });
+                }
+                Err(error) if error.kind() == Kind::Invalid => return Err(error),
+                Err(error) => against.push(Reason {
+                    engine: name,
+                    why: error.message().to_owned(),
+                }),
+            }
+        }
+        if number + 1 == passes.len() {
+            reasons = against;
+        }
+    }
+    let why: Vec<String> = reasons
+        .iter()
+        .map(|r| format!("{}: {}", r.engine, r.why))
+        .collect();
+    let (kind, errno) = if spec.fips {
+        (Kind::Refused, libc::EPERM)
+    } else {
+        (Kind::NoEngine, libc::ENODEV)
+    };
+    Err(Error::new(
+        kind,
+        errno,
+        format!(
+            "no engine serves {}{} ({})",
+            spec.algorithm.name,
+            if spec.fips {
+                " in a validated module"
+            } else {
+                ""
+            },
+            why.join("; ")
+        ),
+    ))
+}
+
+/// Opens and tests one engine.
+fn attempt(engine: &'static dyn Engine, spec: &Spec) -> Result<Opened> {
+    engine.probe()?;
+    let opened = engine.open(spec)?;
+    if spec.fips && !opened.fips {
+        return Err(Error::not_offered("not a validated module"));
+    }
+    match spec.hardware {
+        Hardware::Require if !opened.hardware => {
+            return Err(Error::not_offered(format!("{} is software", opened.driver)));
+        }
+        Hardware::Forbid if opened.hardware => {
+            return Err(Error::not_offered(format!("{} is hardware", opened.driver)));
+        }
+        _ => {}
+    }
+    if spec.driver.as_ref().is_some_and(|d| *d != opened.driver) {
+        return Err(Error::not_offered(format!(
+            "its driver is {}, {} was asked for",
+            opened.driver,
+            spec.driver.as_deref().unwrap_or_default()
+        )));
+    }
+    selftest::passed(engine, spec, &opened)?;
+    Ok(opened)
+}

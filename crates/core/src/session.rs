@@ -1,0 +1,1189 @@
+//! A session: one algorithm, one key, one engine, opened once, and moved when the engine fails.
+
+use crate::choose::{self, Choice, Reason};
+use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::secret::Secret;
+use crate::selftest;
+use crate::sys::buffer::{Input, Output};
+use crate::table::{self, Algorithm, Kind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+/// What a caller asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The algorithm's name or alias.
+    pub algorithm: String,
+    /// The key.
+    pub key: Key,
+    /// The parameters.
+    pub parameters: Parameters,
+    /// This engine and no other.
+    pub engine: Option<String>,
+    /// This driver and no other.
+    pub driver: Option<String>,
+    /// On hardware or not.
+    pub hardware: Hardware,
+    /// In a validated module only.
+    pub fips: bool,
+}
+
+/// The engine that serves now.
+struct Active {
+    engine: &'static dyn Engine,
+    work: Work,
+    driver: String,
+    driver_certain: bool,
+    hardware: bool,
+    fips: bool,
+    /// How often the session has moved before this one.
+    generation: u64,
+}
+
+impl Active {
+    fn new(choice: Choice, generation: u64) -> (Arc<Active>, Vec<Reason>) {
+        let active = Active {
+            engine: choice.engine,
+            work: choice.opened.work,
+            driver: choice.opened.driver,
+            driver_certain: choice.opened.driver_certain,
+            hardware: choice.opened.hardware,
+            fips: choice.opened.fips,
+            generation,
+        };
+        (Arc::new(active), choice.reasons)
+    }
+}
+
+/// How often a session did what.
+#[derive(Default)]
+struct Counters {
+    operations: AtomicU64,
+    bytes: AtomicU64,
+    refused: AtomicU64,
+    elsewhere: AtomicU64,
+}
+
+/// How often a session did what, read at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were done.
+    pub operations: u64,
+    /// Bytes of payload that went in.
+    pub bytes: u64,
+    /// Requests that were refused (a bad tag among them).
+    pub refused: u64,
+    /// Requests that another engine did because they were beyond this one.
+    pub elsewhere: u64,
+    /// How often the session moved to another engine.
+    pub moved: u64,
+}
+
+/// What `info()` tells.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Info {
+    pub algorithm: &'static Algorithm,
+    pub engine: &'static str,
+    pub driver: String,
+    /// Whether the driver is a fact or only the likely one.
+    pub driver_certain: bool,
+    pub hardware: bool,
+    pub fips: bool,
+    pub reasons: Vec<Reason>,
+    pub tag_size: usize,
+    pub digest_size: usize,
+    pub key_size: usize,
+    pub counts: Counts,
+}
+
+/// One algorithm, one key, one engine.
+pub struct Session {
+    spec: Spec,
+    engine: Option<String>,
+    active: RwLock<Arc<Active>>,
+    /// Another engine, for single requests that are beyond the active one.
+    spare: Mutex<Option<Arc<Active>>>,
+    reasons: Mutex<Vec<Reason>>,
+    failed: Mutex<Vec<Reason>>,
+    counters: Counters,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Session {
+    /// Validates the request against the table and opens it with the first engine that can.
+    pub fn open(request: Request) -> Result<Arc<Session>> {
+        let algorithm = table::find(&request.algorithm)?;
+        let spec = Spec {
+            algorithm,
+            key: request.key,
+            parameters: request.parameters,
+            driver: request.driver,
+            hardware: request.hardware,
+            fips: request.fips,
+        };
+        validate(&spec)?;
+        let choice = choose::open(&spec, request.engine.as_deref(), &[])?;
+        let (active, reasons) = Active::new(choice, 0);
+        Ok(Arc::new(Session {
+            spec,
+            engine: request.engine,
+            active: RwLock::new(active),
+            spare: Mutex::new(None),
+            reasons: Mutex::new(reasons),
+            failed: Mutex::new(Vec::new()),
+            counters: Counters::default(),
+        }))
+    }
+
+    /// The algorithm.
+    pub fn algorithm(&self) -> &'static Algorithm {
+        self.spec.algorithm
+    }
+
+    /// All that the engine was told.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Bytes of the tag.
+    pub fn tag_size(&self) -> usize {
+        self.spec.tag_size()
+    }
+
+    /// Bytes of the digest; for a MAC, of the tag.
+    pub fn digest_size(&self) -> usize {
+        match self.spec.algorithm.kind {
+            Kind::Mac => self.spec.tag_size(),
+            _ => self.spec.digest_size(),
+        }
+    }
+
+    /// Engine, driver, reasons, counts.
+    pub fn info(&self) -> Info {
+        let active = self.active();
+        Info {
+            algorithm: self.spec.algorithm,
+            engine: active.engine.name(),
+            driver: active.driver.clone(),
+            driver_certain: active.driver_certain,
+            hardware: active.hardware,
+            fips: active.fips,
+            reasons: lock(&self.reasons).clone(),
+            tag_size: self.tag_size(),
+            digest_size: self.digest_size(),
+            key_size: self.spec.key.bytes().map_or(0, <[u8]>::len),
+            counts: Counts {
+                operations: self.counters.operations.load(Ordering::Relaxed),
+                bytes: self.counters.bytes.load(Ordering::Relaxed),
+                refused: self.counters.refused.load(Ordering::Relaxed),
+                elsewhere: self.counters.elsewhere.load(Ordering::Relaxed),
+                moved: active.generation,
+            },
+        }
+    }
+
+    fn active(&self) -> Arc<Active> {
+        self.active
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+
+    /// Counts a request.
+    fn count<T>(&self, bytes: usize, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => {
+                self.counters.operations.fetch_add(1, Ordering::Relaxed);
+                self.counters
+                    .bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
+            }
+            Err(_) => {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+
+    /// Runs `f` on the active engine; moves and repeats when it fails; asks the spare for what is beyond it.
+    fn run<T>(&self, mut f: impl FnMut(&Work) -> Result<T>) -> Result<T> {
+        let error = {
+            // The common case holds the lock and copies nothing.
+            let active = self.active.read().unwrap_or_else(|e| e.into_inner());
+            match f(&active.work) {
+                Ok(value) => return Ok(value),
+                Err(error) => (error, active.generation),
+            }
+        };
+        let (mut error, mut generation) = error;
+        loop {
+            match error.kind() {
+                ErrorKind::EngineFailed => {
+                    self.move_on(generation, &error)?;
+                    let active = self.active();
+                    generation = active.generation;
+                    match f(&active.work) {
+                        Ok(value) => return Ok(value),
+                        Err(next) => error = next,
+                    }
+                }
+                ErrorKind::Elsewhere => {
+                    let spare = self.spare(error)?;
+                    self.counters.elsewhere.fetch_add(1, Ordering::Relaxed);
+                    return f(&spare.work);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Leaves the engine of `generation` for the next one (unless another thread did already).
+    fn move_on(&self, generation: u64, error: &Error) -> Result<()> {
+        let mut active = self.active.write().unwrap_or_else(|e| e.into_inner());
+        if active.generation != generation {
+            return Ok(());
+        }
+        let mut failed = lock(&self.failed);
+        failed.push(Reason {
+            engine: active.engine.name(),
+            why: format!("failed under the session ({}): {error}", active.driver),
+        });
+        if self.engine.is_some() || self.spec.driver.is_some() {
+            return Err(Error::new(
+                ErrorKind::NoEngine,
+                error.errno(),
+                format!(
+                    "{error}; the session was opened for this engine only, so it does not fall back"
+                ),
+            ));
+        }
+        let choice = self.next(&failed)?;
+        let (fresh, reasons) = Active::new(choice, generation + 1);
+        *lock(&self.reasons) = reasons;
+        *active = fresh;
+        Ok(())
+    }
+
+    fn next(&self, failed: &[Reason]) -> Result<Choice> {
+        choose::open(&self.spec, self.engine.as_deref(), failed)
+    }
+
+    /// Another engine for one request that is beyond the active one.
+    fn spare(&self, error: Error) -> Result<Arc<Active>> {
+        let mut spare = lock(&self.spare);
+        if let Some(spare) = spare.as_ref() {
+            return Ok(spare.clone());
+        }
+        let refused =
+            |error: &Error, more: &str| Error::too_large(format!("{}{more}", error.message()));
+        if self.engine.is_some() || self.spec.driver.is_some() {
+            return Err(refused(
+                &error,
+                "; the session was opened for this engine only",
+            ));
+        }
+        let active = self.active();
+        let mut without = lock(&self.failed).clone();
+        without.push(Reason {
+            engine: active.engine.name(),
+            why: error.message().to_owned(),
+        });
+        let choice = choose::open(&self.spec, None, &without)
+            .map_err(|_| refused(&error, "; and no other engine can do it"))?;
+        let (fresh, _) = Active::new(choice, 0);
+        *spare = Some(fresh.clone());
+        lock(&self.reasons).push(Reason {
+            engine: fresh.engine.name(),
+            why: format!("did a request that was beyond {}: {error}", active.driver),
+        });
+        Ok(fresh)
+    }
+
+    /// Says that the active engine gave a wrong answer: quarantine, and the next one.
+    pub fn distrust(&self, why: &str) -> Result<()> {
+        let active = self.active();
+        let name = self.spec.algorithm.name;
+        selftest::quarantine(active.engine.name(), &active.driver, name, why);
+        let error = Error::engine_failed(libc::EIO, why.to_owned());
+        self.move_on(active.generation, &error)
+    }
+
+    fn is(&self, kind: Kind, what: &str) -> Result<()> {
+        if self.spec.algorithm.kind == kind {
+            Ok(())
+        } else {
+            Err(self.not_this(what))
+        }
+    }
+
+    fn not_this(&self, what: &str) -> Error {
+        Error::unsupported(format!(
+            "{} is a {}: it does not {what}",
+            self.spec.algorithm.name,
+            self.spec.algorithm.kind.name()
+        ))
+    }
+
+    fn check_iv(&self, iv: &[u8]) -> Result<()> {
+        let sizes = self.spec.algorithm.iv;
+        if sizes.contains(iv.len()) {
+            Ok(())
+        } else if sizes.max == 0 {
+            Err(Error::invalid(format!(
+                "{} takes no iv",
+                self.spec.algorithm.name
+            )))
+        } else {
+            Err(Error::invalid(format!(
+                "iv of {} bytes: {} takes {}",
+                iv.len(),
+                self.spec.algorithm.name,
+                sizes
+            )))
+        }
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
+        let algorithm = self.spec.algorithm;
+        let length = length as u64;
+        if length > algorithm.max_message {
+            return Err(Error::too_large(format!(
+                "{length} bytes: {} takes at most {} in one message",
+                algorithm.name, algorithm.max_message
+            )));
+        }
+        if length < algorithm.min_message {
+            return Err(Error::invalid(format!(
+                "{length} bytes: {} takes at least {} in one message",
+                algorithm.name, algorithm.min_message
+            )));
+        }
+        Ok(())
+    }
+
+    /// CCM's length field shares 15 bytes with the nonce (SP 800-38C, A.1).
+    fn check_aead_length(&self, iv: &[u8], length: usize) -> Result<()> {
+        self.check_length(length)?;
+        if self.spec.algorithm.template() == "ccm" {
+            let field = 15 - iv.len();
+            if field < 8 && length as u64 >= 1u64 << (8 * field) {
+                return Err(Error::too_large(format!(
+                    "{length} bytes: ccm(aes) with an iv of {} bytes takes at most {}",
+                    iv.len(),
+                    (1u64 << (8 * field)) - 1
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// AEAD: `out` is `data` plus the tag long.
+    pub fn seal(&self, iv: &[u8], aad: Input<'_>, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        self.is(Kind::Aead, "encrypt with a tag")?;
+        self.check_iv(iv)?;
+        self.check_aead_length(iv, data.len())?;
+        check_output(out.len(), data.len() + self.tag_size())?;
+        check_overlap(data, out)?;
+        let done = self.run(|work| match work {
+            Work::Aead(aead) => aead.seal(iv, aad, data, out),
+            _ => Err(self.not_this("encrypt with a tag")),
+        });
+        self.count(data.len(), done)
+    }
+
+    /// AEAD: `out` is `data` less the tag long, and wiped if the tag does not verify.
+    pub fn unseal(
+        &self,
+        iv: &[u8],
+        aad: Input<'_>,
+        data: Input<'_>,
+        out: Output<'_>,
+    ) -> Result<()> {
+        self.is(Kind::Aead, "decrypt with a tag")?;
+        self.check_iv(iv)?;
+        let Some(length) = data.len().checked_sub(self.tag_size()) else {
+            return Err(Error::invalid(format!(
+                "{} bytes: shorter than the tag of {} bytes",
+                data.len(),
+                self.tag_size()
+            )));
+        };
+        self.check_aead_length(iv, length)?;
+        check_output(out.len(), length)?;
+        check_overlap(data, out)?;
+        let done = self.run(|work| match work {
+            Work::Aead(aead) => aead.unseal(iv, aad, data, out),
+            _ => Err(self.not_this("decrypt with a tag")),
+        });
+        self.count(data.len(), done)
+    }
+
+    /// Bytes that a cipher's output may take: the input's, and a block of padding when encrypting.
+    pub fn cipher_room(&self, direction: Direction, length: usize) -> usize {
+        let block = self.spec.algorithm.block;
+        if self.spec.parameters.pkcs7 && direction == Direction::Encrypt {
+            length - length % block + block
+        } else {
+            length
+        }
+    }
+
+    /// Cipher: a whole message. `out` has `cipher_room` bytes; returns those that count.
+    pub fn crypt(
+        &self,
+        direction: Direction,
+        iv: &[u8],
+        data: Input<'_>,
+        out: Output<'_>,
+    ) -> Result<usize> {
+        self.is(Kind::Cipher, "encrypt or decrypt")?;
+        self.check_iv(iv)?;
+        self.check_length(data.len())?;
+        check_output(out.len(), self.cipher_room(direction, data.len()))?;
+        check_overlap(data, out)?;
+        let done = if self.spec.parameters.pkcs7 {
+            self.crypt_padded(direction, iv, data, out)
+        } else {
+            self.check_blocks(data.len())?;
+            self.run(|work| match work {
+                Work::Cipher(cipher) => cipher.once(direction, iv, data, out),
+                _ => Err(self.not_this("encrypt or decrypt")),
+            })
+            .map(|()| data.len())
+        };
+        self.count(data.len(), done)
+    }
+
+    fn check_blocks(&self, length: usize) -> Result<()> {
+        let algorithm = self.spec.algorithm;
+        let free = algorithm.stream || algorithm.template() == "xts";
+        if !free && length % algorithm.block != 0 {
+            return Err(Error::invalid(format!(
+                "{length} bytes: {} takes whole blocks of {} bytes{}",
+                algorithm.name,
+                algorithm.block,
+                if algorithm.pkcs7 {
+                    " (or padding=\"pkcs7\")"
+                } else {
+                    ""
+                }
+            )));
+        }
+        Ok(())
+    }
+
+    fn crypt_padded(
+        &self,
+        direction: Direction,
+        iv: &[u8],
+        data: Input<'_>,
+        out: Output<'_>,
+    ) -> Result<usize> {
+        let block = self.spec.algorithm.block;
+        match direction {
+            Direction::Encrypt => {
+                let (whole, rest) = data.split_at(data.len() - data.len() % block);
+                let mut last = [0u8; 64];
+                rest.copy_to(&mut last[..rest.len()]);
+                pad(&mut last[..block], rest.len());
+                self.run(|work| {
+                    let Work::Cipher(cipher) = work else {
+                        return Err(self.not_this("encrypt or decrypt"));
+                    };
+                    let (head, tail) = out.split_at(whole.len());
+                    let mut stream = cipher.begin(direction, iv)?;
+                    if !whole.is_empty() {
+                        stream.update(whole, head, false)?;
+                    }
+                    stream.update(Input::from(&last[..block]), tail, true)
+                })?;
+                Ok(out.len())
+            }
+            Direction::Decrypt => {
+                if data.is_empty() || data.len() % block != 0 {
+                    return Err(Error::invalid(format!(
+                        "{} bytes: padded {} is one or more blocks of {block} bytes",
+                        data.len(),
+                        self.spec.algorithm.name
+                    )));
+                }
+                self.run(|work| match work {
+                    Work::Cipher(cipher) => cipher.once(direction, iv, data, out),
+                    _ => Err(self.not_this("encrypt or decrypt")),
+                })?;
+                let mut last = [0u8; 64];
+                let (_, tail) = out.split_at(out.len() - block);
+                tail.as_input().copy_to(&mut last[..block]);
+                match unpad(&last[..block]) {
+                    Some(kept) => Ok(out.len() - block + kept),
+                    None => {
+                        out.wipe();
+                        Err(bad_padding())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cipher: a message in pieces.
+    pub fn stream(self: &Arc<Self>, direction: Direction, iv: &[u8]) -> Result<Stream> {
+        match self.spec.algorithm.kind {
+            Kind::Cipher => {}
+            Kind::Aead => {
+                return Err(Error::unsupported(format!(
+                    "{} releases nothing before its tag verifies, so it has no stream(); \
+                     aes256-gcm-hkdf-1mb is made for streams",
+                    self.spec.algorithm.name
+                )));
+            }
+            _ => return Err(self.not_this("stream")),
+        }
+        if self.spec.algorithm.template() == "xts" {
+            return Err(Error::unsupported(
+                "xts(aes) works on whole data units: use encrypt() and decrypt() with one iv each",
+            ));
+        }
+        self.check_iv(iv)?;
+        Ok(Stream {
+            session: self.clone(),
+            direction,
+            iv: iv.to_vec(),
+            state: None,
+            held: Vec::new(),
+            closed: false,
+        })
+    }
+
+    /// Hash, XOF or MAC: all at once into `out` (a MAC's or hash's size; any, for an XOF).
+    pub fn digest(&self, data: Input<'_>, out: &mut [u8]) -> Result<()> {
+        let result = self.cut(out, |out| {
+            self.run(|work| match work {
+                Work::Hashing(hashing) => hashing.once(data, out),
+                _ => Err(self.not_this("digest")),
+            })
+        });
+        self.count(data.len(), result)
+    }
+
+    /// Gives `f` room for the whole digest, and cuts a MAC to its tag.
+    fn cut(&self, out: &mut [u8], f: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+        match self.spec.algorithm.kind {
+            Kind::Mac if out.len() < self.spec.algorithm.digest => {
+                let mut whole = zeroize::Zeroizing::new([0u8; 64]);
+                let whole = &mut whole[..self.spec.algorithm.digest];
+                f(whole)?;
+                out.copy_from_slice(&whole[..out.len()]);
+                Ok(())
+            }
+            _ => f(out),
+        }
+    }
+
+    /// Hash, XOF or MAC: a message in pieces.
+    pub fn hasher(self: &Arc<Self>) -> Result<Hasher> {
+        match self.spec.algorithm.kind {
+            Kind::Hash | Kind::Xof | Kind::Mac => {}
+            _ => return Err(self.not_this("digest")),
+        }
+        let (state, generation) = self.begin()?;
+        Ok(Hasher {
+            session: self.clone(),
+            state,
+            generation,
+            length: 0,
+        })
+    }
+
+    fn begin(&self) -> Result<(Box<dyn Digest>, u64)> {
+        let state = self.run(|work| match work {
+            Work::Hashing(hashing) => hashing.begin(),
+            _ => Err(self.not_this("digest")),
+        })?;
+        Ok((state, self.active().generation))
+    }
+
+    /// Key wrap.
+    pub fn wrap(&self, key: &[u8]) -> Result<Vec<u8>> {
+        self.is(Kind::Wrap, "wrap")?;
+        let template = self.spec.algorithm.template();
+        self.check_length(key.len())?;
+        if template == "kw" && key.len() % 8 != 0 {
+            return Err(Error::invalid(format!(
+                "{} bytes: kw(aes) wraps multiples of 8 bytes, at least 16; kwp(aes) wraps any",
+                key.len()
+            )));
+        }
+        let done = self.run(|work| match work {
+            Work::Wrap(wrap) => wrap.wrap(key),
+            _ => Err(self.not_this("wrap")),
+        });
+        self.count(key.len(), done)
+    }
+
+    /// Key unwrap; EBADMSG if the wrapped key does not verify.
+    pub fn unwrap(&self, wrapped: &[u8]) -> Result<Secret> {
+        self.is(Kind::Wrap, "unwrap")?;
+        let least = if self.spec.algorithm.template() == "kw" {
+            24
+        } else {
+            16
+        };
+        if wrapped.len() < least || wrapped.len() % 8 != 0 {
+            return Err(Error::invalid(format!(
+                "{} bytes: a key wrapped by {} has a multiple of 8 bytes, at least {least}",
+                wrapped.len(),
+                self.spec.algorithm.name
+            )));
+        }
+        let done = self.run(|work| match work {
+            Work::Wrap(wrap) => wrap.unwrap(wrapped),
+            _ => Err(self.not_this("unwrap")),
+        });
+        self.count(wrapped.len(), done)
+    }
+
+    /// KDF: fills `out`.
+    pub fn derive(&self, with: &Derivation<'_>, out: &mut [u8]) -> Result<()> {
+        self.is(Kind::Kdf, "derive")?;
+        let algorithm = self.spec.algorithm;
+        if out.is_empty() {
+            return Err(Error::invalid("0 bytes: derive at least 1"));
+        }
+        self.check_length(out.len())?;
+        match algorithm.template() {
+            "pbkdf2" if with.iterations == 0 => {
+                return Err(Error::invalid("iterations=0: pbkdf2 takes at least 1"));
+            }
+            "scrypt" => check_scrypt(with)?,
+            _ => {}
+        }
+        let done = self.run(|work| match work {
+            Work::Kdf(kdf) => kdf.derive(with, out),
+            _ => Err(self.not_this("derive")),
+        });
+        self.count(out.len(), done)
+    }
+
+    /// RNG: fills `out`.
+    pub fn random(&self, out: &mut [u8]) -> Result<()> {
+        self.is(Kind::Rng, "give random bytes")?;
+        let done = self.run(|work| match work {
+            Work::Random(random) => random.fill(out),
+            _ => Err(self.not_this("give random bytes")),
+        });
+        self.count(out.len(), done)
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let active = self.active();
+        write!(
+            f,
+            "Session({} by {})",
+            self.spec.algorithm.name, active.driver
+        )
+    }
+}
+
+/// scrypt's own rules (RFC 7914), and a bound on memory that a typing error would not survive.
+fn check_scrypt(with: &Derivation<'_>) -> Result<()> {
+    const MOST: u64 = 1 << 32;
+    if with.n < 2 || !with.n.is_power_of_two() || with.r == 0 || with.p == 0 {
+        return Err(Error::invalid(format!(
+            "n={} r={} p={}: scrypt takes n a power of two above 1, r and p at least 1",
+            with.n, with.r, with.p
+        )));
+    }
+    let memory = with
+        .n
+        .checked_mul(128)
+        .and_then(|m| m.checked_mul(u64::from(with.r)));
+    if memory.is_none_or(|m| m > MOST) || u64::from(with.r) * u64::from(with.p) >= 1 << 30 {
+        return Err(Error::too_large(format!(
+            "n={} r={} p={}: scrypt may use at most {MOST} bytes of memory (128 n r), and r p below 2^30",
+            with.n, with.r, with.p
+        )));
+    }
+    Ok(())
+}
+
+fn check_output(has: usize, needs: usize) -> Result<()> {
+    if has == needs {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!(
+            "an output of {has} bytes where {needs} are needed"
+        )))
+    }
+}
+
+fn check_overlap(data: Input<'_>, out: Output<'_>) -> Result<()> {
+    if out.overlaps_partly(data) {
+        return Err(Error::invalid(
+            "input and output overlap in part: use the same buffer or two",
+        ));
+    }
+    Ok(())
+}
+
+fn bad_padding() -> Error {
+    Error::new(
+        ErrorKind::BadTag,
+        libc::EBADMSG,
+        "the padding is wrong: wrong key or iv, or the data was changed",
+    )
+}
+
+/// PKCS#7 (RFC 5652, 6.3): `block` holds `used` bytes of data; the rest becomes padding.
+fn pad(block: &mut [u8], used: usize) {
+    let filler = (block.len() - used) as u8;
+    block[used..].fill(filler);
+}
+
+/// How many bytes of `block` are data; `None` if the padding is wrong. Time does not depend on its bytes.
+fn unpad(block: &[u8]) -> Option<usize> {
+    use subtle::{Choice, ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
+    let size = block.len() as u8;
+    let filler = block[block.len() - 1];
+    let mut good: Choice = !filler.ct_eq(&0) & !filler.ct_gt(&size);
+    for (place, byte) in block.iter().rev().enumerate() {
+        let within = (place as u8).ct_lt(&filler);
+        good &= !within | byte.ct_eq(&filler);
+    }
+    bool::from(good).then(|| block.len() - filler as usize)
+}
+
+/// All that is refused before any engine is asked.
+fn validate(spec: &Spec) -> Result<()> {
+    let algorithm = spec.algorithm;
+    let name = algorithm.name;
+    match &spec.key {
+        Key::None if algorithm.takes_key() && algorithm.key.min > 0 => {
+            return Err(Error::invalid(format!(
+                "{name} needs a key of {}",
+                algorithm.key
+            )));
+        }
+        Key::None | Key::Serial(_) => {}
+        Key::Bytes(_) if !algorithm.takes_key() => {
+            return Err(Error::invalid(format!("{name} takes no key")));
+        }
+        Key::Bytes(key) if !algorithm.key.contains(key.len()) => {
+            return Err(Error::invalid(format!(
+                "a key of {} bytes: {name} takes {}",
+                key.len(),
+                algorithm.key
+            )));
+        }
+        Key::Bytes(key) => {
+            if algorithm.template() == "xts" {
+                let (one, two) = key.expose().split_at(key.len() / 2);
+                if crate::secret::equal(one, two) {
+                    return Err(Error::invalid(
+                        "the two halves of an xts(aes) key must differ (FIPS 140 IG C.I)",
+                    ));
+                }
+            }
+        }
+    }
+    let parameters = &spec.parameters;
+    if let Some(tag) = parameters.tag_size {
+        if !algorithm.tag_sizes.contains(&tag) {
+            return Err(if algorithm.tag_sizes.is_empty() {
+                Error::invalid(format!("tag_size={tag}: {name} has no tag"))
+            } else {
+                Error::invalid(format!(
+                    "tag_size={tag}: {name} takes {:?} bytes",
+                    algorithm.tag_sizes
+                ))
+            });
+        }
+    }
+    if let Some(size) = parameters.digest_size {
+        if algorithm.digest_sizes.max == 0 || !algorithm.digest_sizes.contains(size) {
+            return Err(Error::invalid(if algorithm.digest_sizes.max == 0 {
+                format!("digest_size={size}: {name} has one size only")
+            } else {
+                format!(
+                    "digest_size={size}: {name} takes {}",
+                    algorithm.digest_sizes
+                )
+            }));
+        }
+    }
+    if parameters.pkcs7 && !algorithm.pkcs7 {
+        return Err(Error::invalid(format!(
+            "padding=\"pkcs7\": {name} has no padding"
+        )));
+    }
+    let nonce_at_open = algorithm.kind == Kind::Mac && algorithm.iv.max > 0;
+    if nonce_at_open && !algorithm.iv.contains(parameters.iv.len()) {
+        return Err(Error::invalid(format!(
+            "iv of {} bytes: {name} takes {} when it is opened",
+            parameters.iv.len(),
+            algorithm.iv
+        )));
+    }
+    if !nonce_at_open && !parameters.iv.is_empty() {
+        return Err(Error::invalid(format!(
+            "iv= when opening: {name} takes its iv with each message, or none"
+        )));
+    }
+    if let Some(blake2) = &parameters.blake2 {
+        if algorithm.salt == 0 {
+            return Err(Error::invalid(format!("{name} takes no BLAKE2 parameters")));
+        }
+        let most = |what: &str, size: usize, most: usize| {
+            if size > most {
+                Err(Error::invalid(format!(
+                    "{what} of {size}: {name} takes at most {most}"
+                )))
+            } else {
+                Ok(())
+            }
+        };
+        most("a salt", blake2.salt.len(), algorithm.salt)?;
+        most("a person", blake2.person.len(), algorithm.person)?;
+        most("an inner_size", blake2.inner_size.into(), algorithm.digest)?;
+        if algorithm.digest == 32 && blake2.node_offset >= 1 << 48 {
+            return Err(Error::invalid("node_offset: blake2s takes less than 2^48"));
+        }
+        if blake2.depth == 0 {
+            return Err(Error::invalid("depth: 1 to 255"));
+        }
+    }
+    Ok(())
+}
+
+/// A running hash or MAC of a session.
+pub struct Hasher {
+    session: Arc<Session>,
+    state: Box<dyn Digest>,
+    generation: u64,
+    length: u64,
+}
+
+impl Hasher {
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Takes more input.
+    pub fn update(&mut self, data: Input<'_>) -> Result<()> {
+        loop {
+            match self.state.update(data) {
+                Ok(()) => {
+                    self.length += data.len() as u64;
+                    let bytes = &self.session.counters.bytes;
+                    bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => self.recover(error)?,
+            }
+        }
+    }
+
+    /// A stream that has taken nothing begins again on the next engine; another's state is lost.
+    fn recover(&mut self, error: Error) -> Result<()> {
+        if error.kind() != ErrorKind::EngineFailed {
+            return Err(error);
+        }
+        self.session.move_on(self.generation, &error)?;
+        if self.length > 0 {
+            return Err(Error::stale(format!(
+                "{error}; {} bytes were taken and their state is lost with the engine: begin again",
+                self.length
+            )));
+        }
+        let (state, generation) = self.session.begin()?;
+        self.state = state;
+        self.generation = generation;
+        Ok(())
+    }
+
+    /// The digest of what was taken so far; the hasher goes on.
+    pub fn peek(&mut self, out: &mut [u8]) -> Result<()> {
+        match self.state.fork() {
+            Ok(mut copy) => {
+                let session = self.session.clone();
+                let done = session.cut(out, |out| copy.finish(out));
+                session.count(0, done)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The digest; the hasher begins again.
+    pub fn finish(&mut self, out: &mut [u8]) -> Result<()> {
+        let session = self.session.clone();
+        let done = loop {
+            match session.cut(out, |out| self.state.finish(out)) {
+                Ok(()) => break Ok(()),
+                Err(error) => {
+                    if let Err(error) = self.recover(error) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        session.count(0, done)?;
+        self.reset()
+    }
+
+    /// Back to the beginning.
+    pub fn reset(&mut self) -> Result<()> {
+        self.length = 0;
+        loop {
+            match self.state.reset() {
+                Ok(()) => return Ok(()),
+                Err(error) => self.recover(error)?,
+            }
+        }
+    }
+
+    /// An independent copy.
+    pub fn fork(&self) -> Result<Hasher> {
+        Ok(Hasher {
+            session: self.session.clone(),
+            state: self.state.fork()?,
+            generation: self.generation,
+            length: self.length,
+        })
+    }
+
+    /// Bytes taken since the beginning.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// A running cipher of a session.
+///
+/// The engine sees whole blocks; what is left over waits here. Every mode's next IV follows from what
+/// went through, so a stream survives the loss of its engine.
+pub struct Stream {
+    session: Arc<Session>,
+    direction: Direction,
+    /// The IV with which an engine would go on from here.
+    iv: Vec<u8>,
+    state: Option<(Box<dyn crate::engine::CipherStream>, u64)>,
+    held: Vec<u8>,
+    closed: bool,
+}
+
+impl Stream {
+    /// Bytes that `update` of `length` bytes may give at most.
+    pub fn room(&self, length: usize) -> usize {
+        self.held.len() + length
+    }
+
+    /// Bytes that `finish` may give at most.
+    pub fn final_room(&self) -> usize {
+        self.session.spec.algorithm.block.max(16)
+    }
+
+    /// Takes input and gives what is whole; returns the bytes of `out` that count.
+    pub fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<usize> {
+        if self.closed {
+            return Err(Error::invalid("the stream is finished: begin a new one"));
+        }
+        if out.len() < self.room(data.len()) {
+            return Err(Error::invalid(format!(
+                "an output of {} bytes where {} may be needed",
+                out.len(),
+                self.room(data.len())
+            )));
+        }
+        let block = self.session.spec.algorithm.block;
+        // When unpadding, the last block must wait: it may be the padding.
+        let keeps = self.session.spec.parameters.pkcs7 && self.direction == Direction::Decrypt;
+        let total = self.held.len() + data.len();
+        let mut whole = total - total % block;
+        if keeps && whole == total && whole > 0 {
+            whole -= block;
+        }
+        if whole == 0 {
+            self.held.extend_from_slice(&data.to_vec());
+            return Ok(0);
+        }
+        let mut given = 0;
+        let mut rest = data;
+        if !self.held.is_empty() {
+            let (fill, after) =
+                rest.split_at(block.saturating_sub(self.held.len()).min(rest.len()));
+            self.held.extend_from_slice(&fill.to_vec());
+            rest = after;
+            let mut first = zeroize::Zeroizing::new(std::mem::take(&mut self.held));
+            let length = first.len();
+            debug_assert_eq!(length, block);
+            let mut result = zeroize::Zeroizing::new(vec![0u8; length]);
+            self.pass(
+                Input::from(&first[..]),
+                Output::from(&mut result[..]),
+                false,
+            )?;
+            out.split_at(length).0.copy_from(&result);
+            first.clear();
+            given = length;
+        }
+        let (bulk, tail) = rest.split_at(whole - given);
+        if !bulk.is_empty() {
+            let (_, target) = out.split_at(given);
+            let (target, _) = target.split_at(bulk.len());
+            check_overlap(bulk, target)?;
+            self.pass(bulk, target, false)?;
+            given += bulk.len();
+        }
+        self.held.extend_from_slice(&tail.to_vec());
+        let bytes = &self.session.counters.bytes;
+        bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(given)
+    }
+
+    /// Closes the message; returns the bytes of `out` that count.
+    pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
+        if self.closed {
+            return Err(Error::invalid("the stream is finished: begin a new one"));
+        }
+        let room = self.final_room();
+        if out.len() < room {
+            return Err(Error::invalid(format!(
+                "an output of {} bytes where {room} may be needed",
+                out.len()
+            )));
+        }
+        let session = self.session.clone();
+        let done = self.close(out);
+        session.count(0, done)
+    }
+
+    fn close(&mut self, out: Output<'_>) -> Result<usize> {
+        let block = self.session.spec.algorithm.block;
+        let mut held = zeroize::Zeroizing::new(std::mem::take(&mut self.held));
+        if self.session.spec.parameters.pkcs7 {
+            if self.direction == Direction::Encrypt {
+                let used = held.len();
+                held.resize(block, 0);
+                pad(&mut held, used);
+            } else if held.len() != block {
+                self.closed = true;
+                return Err(Error::invalid(format!(
+                    "padded {} ends with a whole block of {block} bytes",
+                    self.session.spec.algorithm.name
+                )));
+            }
+        } else if !self.session.spec.algorithm.stream && !held.is_empty() {
+            let left = held.len();
+            self.held = held.to_vec();
+            return Err(Error::invalid(format!(
+                "{left} bytes beyond the last whole block: {} takes whole blocks of {block} bytes",
+                self.session.spec.algorithm.name
+            )));
+        }
+        self.closed = true;
+        let mut result = zeroize::Zeroizing::new(vec![0u8; held.len()]);
+        if !held.is_empty() || self.state.is_some() {
+            self.pass(Input::from(&held[..]), Output::from(&mut result[..]), true)?;
+        }
+        self.state = None;
+        let mut length = result.len();
+        if self.session.spec.parameters.pkcs7 && self.direction == Direction::Decrypt {
+            length = unpad(&result).ok_or_else(bad_padding)?;
+        }
+        out.split_at(length).0.copy_from(&result[..length]);
+        Ok(length)
+    }
+
+    /// Gives blocks to the engine, on the next one if it fails, and learns the next IV.
+    fn pass(&mut self, data: Input<'_>, out: Output<'_>, last: bool) -> Result<()> {
+        // In place, the ciphertext that the next IV needs would be gone afterwards.
+        let before = self.next_iv_source(data);
+        loop {
+            let attempt = match &mut self.state {
+                Some((state, generation)) => (state.update(data, out, last), *generation),
+                None => {
+                    let (direction, iv) = (self.direction, &self.iv);
+                    let state = self.session.run(|work| match work {
+                        Work::Cipher(cipher) => cipher.begin(direction, iv),
+                        _ => Err(self.session.not_this("stream")),
+                    })?;
+                    let generation = self.session.active().generation;
+                    self.state = Some((state, generation));
+                    continue;
+                }
+            };
+            match attempt {
+                (Ok(()), _) => break,
+                (Err(error), generation) if error.kind() == ErrorKind::EngineFailed => {
+                    self.state = None;
+                    if data.as_ptr() == out.as_mut_ptr().cast_const() {
+                        self.closed = true;
+                        return Err(Error::stale(format!(
+                            "{error}; the input was overwritten in place and cannot be repeated"
+                        )));
+                    }
+                    self.session.move_on(generation, &error)?;
+                }
+                (Err(error), _) => {
+                    self.closed = true;
+                    self.state = None;
+                    return Err(error);
+                }
+            }
+        }
+        if !last {
+            self.advance(&before, data.len(), out);
+        }
+        Ok(())
+    }
+
+    /// The last block of input, where the next IV comes from the input.
+    fn next_iv_source(&self, data: Input<'_>) -> Vec<u8> {
+        let size = self.iv.len();
+        let chained = matches!(self.session.spec.algorithm.template(), "cbc" | "cfb");
+        if chained && self.direction == Direction::Decrypt && data.len() >= size {
+            data.split_at(data.len() - size).1.to_vec()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn advance(&mut self, before: &[u8], length: usize, out: Output<'_>) {
+        let size = self.iv.len();
+        match self.session.spec.algorithm.template() {
+            "cbc" | "cfb" => match self.direction {
+                Direction::Decrypt => self.iv.copy_from_slice(before),
+                Direction::Encrypt => {
+                    let last = out.as_input().split_at(out.len() - size).1;
+                    last.copy_to(&mut self.iv);
+                }
+            },
+            "ctr" => {
+                let mut counter = [0u8; 16];
+                counter.copy_from_slice(&self.iv);
+                let next = u128::from_be_bytes(counter).wrapping_add((length / 16) as u128);
+                self.iv.copy_from_slice(&next.to_be_bytes());
+            }
+            "chacha20" => {
+                let mut counter = [0u8; 4];
+                counter.copy_from_slice(&self.iv[..4]);
+                let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
+                self.iv[..4].copy_from_slice(&next.to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.held);
+    }
+}

@@ -1,0 +1,223 @@
+//! The one table of algorithms, compiled from algorithms.toml.
+
+use crate::error::{Error, Result};
+
+/// What kind of work an algorithm does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A hash of fixed (or, for BLAKE2, chosen) size.
+    Hash,
+    /// A hash of any output length.
+    Xof,
+    /// A message authentication code.
+    Mac,
+    /// A cipher without authentication.
+    Cipher,
+    /// Authenticated encryption with associated data.
+    Aead,
+    /// Key wrapping.
+    Wrap,
+    /// Key derivation.
+    Kdf,
+    /// Random bytes.
+    Rng,
+    /// A streaming format composed of other algorithms.
+    Streaming,
+}
+
+impl Kind {
+    /// The word that stands in algorithms.toml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Hash => "hash",
+            Kind::Xof => "xof",
+            Kind::Mac => "mac",
+            Kind::Cipher => "cipher",
+            Kind::Aead => "aead",
+            Kind::Wrap => "wrap",
+            Kind::Kdf => "kdf",
+            Kind::Rng => "rng",
+            Kind::Streaming => "streaming",
+        }
+    }
+}
+
+/// A range of sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Smallest size.
+    pub min: usize,
+    /// Largest size.
+    pub max: usize,
+    /// Distance between one size and the next.
+    pub step: usize,
+}
+
+impl Sizes {
+    /// Whether `size` is one of them.
+    pub fn contains(&self, size: usize) -> bool {
+        size >= self.min && size <= self.max && (size - self.min) % self.step == 0
+    }
+}
+
+impl std::fmt::Display for Sizes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.min == self.max {
+            write!(f, "{} bytes", self.min)
+        } else if self.step == 1 {
+            write!(f, "{} to {} bytes", self.min, self.max)
+        } else {
+            let all: Vec<String> = (self.min..=self.max)
+                .step_by(self.step)
+                .map(|n| n.to_string())
+                .collect();
+            write!(f, "{} bytes", all.join(", "))
+        }
+    }
+}
+
+/// A PKCS#11 mechanism.
+#[derive(Clone, Copy, Debug)]
+pub struct Pkcs11 {
+    /// The mechanism's name, as `CKM_AES_GCM`.
+    pub name: &'static str,
+    /// The mechanism's number.
+    pub id: u64,
+}
+
+/// A virtio-crypto algorithm.
+#[derive(Clone, Copy, Debug)]
+pub struct Virtio {
+    /// The device's service: hash, mac, cipher, aead.
+    pub service: &'static str,
+    /// The number within the service.
+    pub id: u32,
+}
+
+/// A known answer.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Test {
+    pub key: &'static [u8],
+    pub iv: &'static [u8],
+    pub aad: &'static [u8],
+    pub salt: &'static [u8],
+    pub info: &'static [u8],
+    pub iterations: u32,
+    pub n: u64,
+    pub r: u32,
+    pub p: u32,
+    /// 0: the algorithm's own.
+    pub tag_size: usize,
+    pub input: &'static [u8],
+    pub output: &'static [u8],
+}
+
+/// One algorithm: its names in every vocabulary, its sizes, its limits, its strength.
+#[derive(Debug)]
+pub struct Algorithm {
+    /// The kernel's name, which is cryptofd's.
+    pub name: &'static str,
+    /// What it does.
+    pub kind: Kind,
+    /// Other names that open it.
+    pub aliases: &'static [&'static str],
+    /// Key sizes; `max` 0 where there is no key.
+    pub key: Sizes,
+    /// IV (nonce) sizes; `max` 0 where there is none.
+    pub iv: Sizes,
+    /// The IV size to use when there is a choice.
+    pub iv_default: usize,
+    /// Bytes of output of a hash or MAC, or of the hash under a KDF.
+    pub digest: usize,
+    /// Outputs that may be asked for (BLAKE2); `max` 0 where there is no choice.
+    pub digest_sizes: Sizes,
+    /// Block size in bytes.
+    pub block: usize,
+    /// Whether a block cipher's mode takes any length.
+    pub stream: bool,
+    /// Bytes of a tag.
+    pub tag: usize,
+    /// Tags that may be asked for.
+    pub tag_sizes: &'static [usize],
+    /// Whether PKCS#7 padding may be asked for.
+    pub pkcs7: bool,
+    /// Bytes of salt that BLAKE2 takes.
+    pub salt: usize,
+    /// Bytes of personalisation that BLAKE2 takes.
+    pub person: usize,
+    /// Fewest bytes of one message.
+    pub min_message: u64,
+    /// Most bytes of one message, or of output of a KDF.
+    pub max_message: u64,
+    /// Bits of security with the best key.
+    pub strength: u32,
+    /// Why a policy may refuse it.
+    pub weak: Option<&'static str>,
+    /// Approved in FIPS 140-3 modules.
+    pub fips: bool,
+    /// A key serves for one message only.
+    pub one_time_key: bool,
+    /// Bytes of a segment of a streaming format.
+    pub segment: usize,
+    /// Bytes of the key that a streaming format derives.
+    pub derived_key: usize,
+    /// The KDF of a streaming format.
+    pub hkdf: Option<&'static str>,
+    /// The AEAD of a streaming format.
+    pub cipher: Option<&'static str>,
+    /// The name that the kernel's AF_ALG takes.
+    pub kernel: Option<&'static str>,
+    /// OpenSSL's name; `*` stands for the key's bits, `A/B` for A over B.
+    pub openssl: Option<&'static str>,
+    /// hashlib's name.
+    pub hashlib: Option<&'static str>,
+    /// The PKCS#11 mechanism.
+    pub pkcs11: Option<Pkcs11>,
+    /// The number in cryptodev-linux's `/dev/crypto`.
+    pub cryptodev: Option<u32>,
+    /// The numbers in virtio-crypto.
+    pub virtio: Option<Virtio>,
+    /// Known answers, checked before an engine serves the algorithm.
+    pub tests: &'static [Test],
+}
+
+impl Algorithm {
+    /// The part before the parenthesis: `hmac` of `hmac(sha256)`, `sha256` of `sha256`.
+    pub fn template(&self) -> &'static str {
+        self.name.split('(').next().unwrap_or(self.name)
+    }
+
+    /// The part within the outermost parentheses: `sha256` of `hmac(sha256)`.
+    pub fn inner(&self) -> Option<&'static str> {
+        let open = self.name.find('(')?;
+        Some(&self.name[open + 1..self.name.len() - 1])
+    }
+
+    /// The hash at the heart of a MAC or KDF: `sha256` of `pbkdf2(hmac(sha256))`.
+    pub fn hash(&self) -> Option<&'static str> {
+        let inner = self.inner()?;
+        Some(
+            inner
+                .strip_prefix("hmac(")
+                .and_then(|rest| rest.strip_suffix(')'))
+                .unwrap_or(inner),
+        )
+    }
+
+    /// Whether it needs a key at all (BLAKE2 may have one).
+    pub fn takes_key(&self) -> bool {
+        self.key.max > 0
+    }
+}
+
+/// Every algorithm, in the table's order.
+pub static ALGORITHMS: &[Algorithm] = include!(concat!(env!("OUT_DIR"), "/algorithms.rs"));
+
+/// The algorithm of this name or alias; ENOENT where there is none.
+pub fn find(name: &str) -> Result<&'static Algorithm> {
+    ALGORITHMS
+        .iter()
+        .find(|a| a.name == name || a.aliases.contains(&name))
+        .ok_or_else(|| Error::unknown_algorithm(name))
+}
