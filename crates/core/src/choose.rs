@@ -127,6 +127,37 @@ pub fn open(spec: &Spec, engine: Option<&str>, without: &[Reason]) -> Result<Cho
     ))
 }
 
+/// What one engine answers, when all are asked.
+pub struct Candidate {
+    /// The engine.
+    pub engine: &'static str,
+    /// What it would open, or why it would not.
+    pub answer: std::result::Result<Opened, String>,
+}
+
+/// Asks every engine, in the order of the preferences; the first that would serve is the one that `open`
+/// takes (with hardware preferred, the first that is hardware).
+pub fn explain(spec: &Spec, engine: Option<&str>) -> Result<Vec<Candidate>> {
+    let preferences = preferences::current()?;
+    preferences.check(spec)?;
+    let (order, reasons) = order(spec, engine, &preferences)?;
+    let mut candidates: Vec<Candidate> = order
+        .into_iter()
+        .map(|engine| Candidate {
+            engine: engine.name(),
+            answer: attempt(engine, spec).map_err(|error| error.message().to_owned()),
+        })
+        .collect();
+    if spec.hardware == Hardware::Prefer {
+        candidates.sort_by_key(|c| !c.answer.as_ref().is_ok_and(|o| o.hardware));
+    }
+    candidates.extend(reasons.into_iter().map(|reason| Candidate {
+        engine: reason.engine,
+        answer: Err(reason.why),
+    }));
+    Ok(candidates)
+}
+
 /// Opens and tests one engine.
 fn attempt(engine: &'static dyn Engine, spec: &Spec) -> Result<Opened> {
     engine.probe()?;

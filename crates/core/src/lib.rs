@@ -6,6 +6,7 @@ pub mod choose;
 pub mod engine;
 pub mod engines;
 pub mod error;
+pub mod info;
 pub mod preferences;
 pub mod secret;
 pub mod selftest;
