@@ -1,0 +1,63 @@
+# make run: the main job · make test: the tests · both set up what they need.
+
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+export PYTHONDONTWRITEBYTECODE := 1
+
+RUST := $(shell find crates -name '*.rs' -o -name Cargo.toml -o -name '*.h' 2>/dev/null) Cargo.toml Cargo.lock algorithms.toml
+STAMP := $(VENV)/.stamps
+
+.PHONY: help setup run test soak lint bench clean
+
+help:
+	@echo "make run    sets up and does the main job"
+	@echo "make test   sets up and runs the tests"
+	@echo "make soak   the long tests · make bench: the figures · make lint · make setup · make clean"
+
+setup: $(STAMP)/install
+
+# Debian's packages. Rust only where there is none, or one before 1.85.
+$(STAMP)/system:
+	mkdir -p $(STAMP)
+	need=()
+	command -v cc >/dev/null || need+=(build-essential)
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
+	[ -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || need+=(python3-dev)
+	if ! rustc --version 2>/dev/null | awk '{split($$2, v, "."); exit !(v[1] > 1 || v[2] >= 85)}'; then
+	  need+=(rustc-web cargo-web rustfmt-web rust-web-clippy)
+	fi
+	if [ $${#need[@]} -gt 0 ]; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${need[@]}" >/dev/null
+	fi
+	touch $@
+
+$(STAMP)/venv: $(STAMP)/system
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip 'setuptools>=77' 'setuptools-rust>=1.13' wheel
+	touch $@
+
+$(STAMP)/dependencies: $(STAMP)/venv pyproject.toml
+	$(BIN)/python - <<-'EOF' > $(STAMP)/requirements
+	import tomllib
+	extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+	print("\n".join(sum(extras.values(), [])))
+	EOF
+	$(BIN)/pip install -q -r $(STAMP)/requirements
+	touch $@
+
+$(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
+	@echo "building cryptofd"
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) target build .lab python/cryptofd/*.so

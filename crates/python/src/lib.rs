@@ -1,0 +1,25 @@
+//! `cryptofd._core`: the sessions of the core, for Python.
+
+mod errors;
+mod fd;
+mod ffi;
+mod hash;
+mod host;
+mod stream;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<fd::CryptoFD>()?;
+    module.add_class::<fd::KeyringKey>()?;
+    module.add_class::<stream::Stream>()?;
+    module.add_class::<hash::Hasher>()?;
+    module.add_class::<hash::HashFactory>()?;
+    module.add_function(wrap_pyfunction!(fd::open, module)?)?;
+    module.add_function(wrap_pyfunction!(host::algorithms, module)?)?;
+    module.add_function(wrap_pyfunction!(host::engines, module)?)?;
+    module.add_function(wrap_pyfunction!(host::explain, module)?)?;
+    module.add("NONBLOCK", libc::O_NONBLOCK)?;
+    Ok(())
+}

@@ -1,0 +1,139 @@
+"""What a session, an engine and an algorithm tell of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+
+class _FromJSON:
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Of a mapping, whose further names (of a later version) are passed over."""
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Of a JSON object."""
+        return cls.of(json.loads(text))
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an engine does not serve a session."""
+
+    engine: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often a session did what.
+
+    ``operations``: requests done. ``bytes``: payload taken. ``refused``: requests refused, bad tags among
+    them. ``elsewhere``: requests that another engine did because they were beyond this one. ``moved``:
+    how often the session moved to another engine.
+    """
+
+    operations: int
+    bytes: int
+    refused: int
+    elsewhere: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class Info(_FromJSON):
+    """A session: who serves it, why not the others, its limits (bytes) and counts."""
+
+    algorithm: str
+    kind: str
+    engine: str
+    driver: str
+    #: False where the kernel was bound by algorithm name: ``driver`` is then the likely one.
+    driver_certain: bool
+    hardware: bool
+    fips: bool
+    reasons: Sequence[Reason]
+    tag_size: int
+    digest_size: int
+    block_size: int
+    key_size: int
+    limits: Mapping[str, Any]
+    counts: Counts
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        return super().of(
+            {
+                **values,
+                "reasons": [Reason(r["engine"], r["why"]) for r in values["reasons"]],
+                "counts": Counts(**values["counts"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class EngineInfo(_FromJSON):
+    """An engine of this host; ``about`` is its version, or why it is not there."""
+
+    name: str
+    available: bool
+    enabled: bool
+    about: str
+    quarantined: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes in bytes, from ``min`` to ``max`` in steps."""
+
+    min: int
+    max: int
+    step: int
+
+    def __contains__(self, size: int) -> bool:
+        return self.min <= size <= self.max and (size - self.min) % self.step == 0
+
+
+@dataclass(frozen=True)
+class Algorithm(_FromJSON):
+    """An algorithm of the table: sizes in bytes, strength in bits, its names elsewhere."""
+
+    name: str
+    kind: str
+    aliases: Sequence[str]
+    key: Sizes | None
+    iv: Sizes | None
+    iv_default: int
+    digest_size: int
+    block_size: int
+    tag_size: int
+    tag_sizes: Sequence[int]
+    strength: int
+    weak: str | None
+    fips: bool
+    max_message: int | None
+    names: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        sizes = {name: Sizes(**values[name]) if values[name] else None for name in ("key", "iv")}
+        return super().of({**values, **sizes})
+
+
+@dataclass(frozen=True)
+class Candidate(_FromJSON):
+    """What one engine answers to a request: the one with ``serves`` is taken; ``why`` speaks of all."""
+
+    engine: str
+    offers: bool
+    serves: bool
+    why: str
+    driver: str | None = None
+    driver_certain: bool = True
+    hardware: bool = False
+    fips: bool = False

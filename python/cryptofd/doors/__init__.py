@@ -1,0 +1,1 @@
+"""Doors: the same sessions behind the interfaces that programs already know."""
