@@ -59,5 +59,38 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
+# What the lab's kernels and the tests in C need.
+LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod libkcapi-dev keyutils valgrind openssl
+
+$(STAMP)/lab: $(STAMP)/install
+	missing=()
+	for package in $(LAB_PACKAGES); do
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=($$package)
+	done
+	if [ $${#missing[@]} -gt 0 ]; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+	fi
+	$(BIN)/python -m lab setup
+	touch $@
+
+test: $(STAMP)/lab
+	cargo test --release --workspace --exclude cryptofd-python -q
+	$(BIN)/python -m pytest -m 'not soak'
+
+soak: $(STAMP)/lab
+	cargo test --release --workspace --exclude cryptofd-python -q -- --include-ignored
+	$(BIN)/python -m pytest -m soak --timeout 3600
+
+lint: $(STAMP)/install
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -q -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)/lab
+	$(BIN)/python -m bench
+
 clean:
 	rm -rf $(VENV) target build .lab python/cryptofd/*.so

@@ -67,7 +67,7 @@ def algorithms() -> list[Algorithm]:
 
 
 def engines() -> list[EngineInfo]:
-    """The engines in the order in which they are preferred, with their version or why they are not there."""
+    """The engines, best first, with their version or why they are not there."""
     import json
 
     from cryptofd._core import engines as listed

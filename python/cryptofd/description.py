@@ -33,9 +33,9 @@ class Reason:
 class Counts:
     """How often a session did what.
 
-    ``operations``: requests done. ``bytes``: payload taken. ``refused``: requests refused, bad tags among
-    them. ``elsewhere``: requests that another engine did because they were beyond this one. ``moved``:
-    how often the session moved to another engine.
+    ``operations``: requests done. ``bytes``: payload taken. ``refused``: requests refused, bad tags
+    among them. ``elsewhere``: requests that another engine did because they were beyond this one.
+    ``moved``: how often the session moved to another engine.
     """
 
     operations: int
@@ -127,7 +127,7 @@ class Algorithm(_FromJSON):
 
 @dataclass(frozen=True)
 class Candidate(_FromJSON):
-    """What one engine answers to a request: the one with ``serves`` is taken; ``why`` speaks of all."""
+    """What one engine answers to a request; the one that ``serves`` is taken."""
 
     engine: str
     offers: bool

@@ -1,8 +1,8 @@
-"""The errors: each an OSError with the errno that the kernel would give, most with a class of their own."""
+"""The errors: each an OSError with the errno that the kernel would give."""
 
 
 class CryptoFDError(OSError):
-    """Anything that went wrong; ``errno`` says what, the message names the limit and the way out."""
+    """Anything that went wrong; the message names the limit and the way out."""
 
 
 class UnknownAlgorithm(CryptoFDError, LookupError):
