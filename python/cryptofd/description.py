@@ -100,6 +100,16 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Streaming:
+    """What a streaming format is made of: bytes of a segment and of the derived key, KDF, AEAD."""
+
+    segment: int
+    derived_key: int
+    kdf: str
+    cipher: str
+
+
+@dataclass(frozen=True)
 class Algorithm(_FromJSON):
     """An algorithm of the table: sizes in bytes, strength in bits, its names elsewhere."""
 
@@ -118,11 +128,16 @@ class Algorithm(_FromJSON):
     fips: bool
     max_message: int | None
     names: Mapping[str, Any]
+    streaming: Streaming | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        sizes = {name: Sizes(**values[name]) if values[name] else None for name in ("key", "iv")}
-        return super().of({**values, **sizes})
+        parts: dict[str, Any] = {
+            name: Sizes(**values[name]) if values[name] else None for name in ("key", "iv")
+        }
+        streaming = values.get("streaming")
+        parts["streaming"] = Streaming(**streaming) if streaming else None
+        return super().of({**values, **parts})
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ fn algorithm(a: &Algorithm) -> Value {
         "weak": a.weak,
         "fips": a.fips,
         "max_message": if a.max_message == u64::MAX { Value::Null } else { json!(a.max_message) },
+        "streaming": if a.kind == Kind::Streaming {
+            json!({"segment": a.segment, "derived_key": a.derived_key, "kdf": a.hkdf, "cipher": a.cipher})
+        } else {
+            Value::Null
+        },
         "names": {
             "kernel": a.kernel,
             "openssl": a.openssl,
