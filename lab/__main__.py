@@ -1,0 +1,73 @@
+"""`python -m lab`: kernels from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from lab import kernels, machine, restrict
+from lab.kernels import LabError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab", description="real kernels for the tests")
+    commands = parser.add_subparsers(dest="what", required=True)
+
+    commands.add_parser("setup", help="fetch the kernels and make what boots them")
+
+    for name, about in (
+        ("run", "run a command in a kernel, on this checkout"),
+        ("pytest", "run pytest in a kernel, on this checkout"),
+    ):
+        sub = commands.add_parser(name, help=about)
+        sub.add_argument("--kernel", choices=kernels.NAMES, required=True)
+        sub.add_argument("--linux", choices=machine.LINUX, help="whose AF_ALG answers it gets")
+        sub.add_argument("--uid", type=int, default=0)
+        sub.add_argument("--hardware", action="store_true", help="a virtio-crypto device (QEMU)")
+        sub.add_argument("--timeout", type=float, default=600.0, help="seconds, boot included")
+        sub.add_argument("--console", action="store_true", help="show the kernel's console too")
+        sub.add_argument("command", nargs="+" if name == "run" else "*")
+
+    sub = commands.add_parser("restrict", help="run a command with the answers of a later Linux")
+    sub.add_argument("--linux", choices=machine.LINUX, required=True)
+    sub.add_argument("--uid", type=int, help="the user that the command runs as")
+    sub.add_argument("command", nargs="+")
+
+    options = parser.parse_args(arguments)
+    try:
+        match options.what:
+            case "setup":
+                return _setup()
+            case "restrict":
+                return restrict.run(options.linux, options.command, uid=options.uid)
+            case "pytest":
+                pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
+                return _run(options, [*pytest, *options.command])
+            case _:
+                return _run(options, options.command)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 125
+
+
+def _setup() -> int:
+    for name in kernels.NAMES:
+        started = time.monotonic()
+        kernel = kernels.kernel(name)
+        print(f"{name:10} Linux {kernel.release:28} {time.monotonic() - started:5.1f} s")
+    return 0
+
+
+def _run(options: argparse.Namespace, command: list[str]) -> int:
+    setting = machine.Setting(options.kernel, options.linux, options.uid, options.hardware)
+    with machine.Machine(setting, command, output=sys.stdout.buffer) as running:
+        try:
+            return running.wait(options.timeout)
+        finally:
+            if options.console:
+                print(running.console(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
