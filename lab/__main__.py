@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 
-from lab import kernels, machine, restrict
-from lab.kernels import LabError
+from lab import restrict
+from lab.common import NAMES, LabError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         ("pytest", "run pytest in a kernel, on this checkout"),
     ):
         sub = commands.add_parser(name, help=about)
-        sub.add_argument("--kernel", choices=kernels.NAMES, required=True)
-        sub.add_argument("--linux", choices=machine.LINUX, help="whose AF_ALG answers it gets")
+        sub.add_argument("--kernel", choices=NAMES, required=True)
+        sub.add_argument("--linux", choices=restrict.LINUX, help="whose AF_ALG answers it gets")
         sub.add_argument("--uid", type=int, default=0)
         sub.add_argument("--hardware", action="store_true", help="a virtio-crypto device (QEMU)")
         sub.add_argument("--timeout", type=float, default=600.0, help="seconds, boot included")
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         sub.add_argument("command", nargs="+" if name == "run" else "*")
 
     sub = commands.add_parser("restrict", help="run a command with the answers of a later Linux")
-    sub.add_argument("--linux", choices=machine.LINUX, required=True)
+    sub.add_argument("--linux", choices=restrict.LINUX, required=True)
     sub.add_argument("--uid", type=int, help="the user that the command runs as")
     sub.add_argument("command", nargs="+")
 
@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _setup() -> int:
-    for name in kernels.NAMES:
+    from lab import kernels
+
+    for name in NAMES:
         started = time.monotonic()
         kernel = kernels.kernel(name)
         print(f"{name:10} Linux {kernel.release:28} {time.monotonic() - started:5.1f} s")
@@ -60,6 +62,8 @@ def _setup() -> int:
 
 
 def _run(options: argparse.Namespace, command: list[str]) -> int:
+    from lab import machine
+
     setting = machine.Setting(options.kernel, options.linux, options.uid, options.hardware)
     with machine.Machine(setting, command, output=sys.stdout.buffer) as running:
         try:

@@ -2,11 +2,21 @@
 # The first process of a lab kernel: the host's root read-only below /host, tmpfs over what must
 # be written, one job from the exchange directory, power off.
 #
-# It runs in the initrd with busybox alone. The kernel's own calls for modules come back to this
-# initrd (see /sbin/modprobe beside it), because the job runs in a chroot and the kernel does not.
+# First it runs in the initrd, with busybox alone; then, called with `job`, on the host's root,
+# which has become this kernel's: in a mere chroot nobody could make a user namespace.
 export PATH=/bin
 
 die() { echo "lab: $*" >/dev/console; poweroff -f; }
+
+if [ "$1" = job ]; then
+    # The serial line is the job's; it is raw, so that what was written is what the host reads.
+    job=/dev/ttyS1; [ -n "$lab_exchange" ] && job=/dev/ttyS0
+    $BUSYBOX stty -F $job raw -echo
+    : >/run/lab/booted
+    /bin/sh /run/lab/job.sh >$job 2>&1
+    echo $? >/run/lab/status.new && $BUSYBOX sync && $BUSYBOX mv /run/lab/status.new /run/lab/status
+    $BUSYBOX poweroff -f
+fi
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -43,33 +53,30 @@ for path in $KEEP; do
     n=$((n + 1)); mkdir -p "/host$path"
     mount --move "/keep/$n" "/host$path" || die "cannot show $path"
 done
-mkdir -p /host/run/lab && mount --bind /exchange /host/run/lab || die "cannot show the exchange"
+mkdir -p /host/run/lab && mount --move /exchange /host/run/lab || die "cannot show the exchange"
 
-mount -t proc proc /host/proc
-mount -t sysfs sysfs /host/sys
-mount --bind /dev /host/dev
-mkdir -p /host/dev/pts /host/dev/shm
-mount -t devpts devpts /host/dev/pts
-mount -t tmpfs -o mode=1777 tmpfs /host/dev/shm
 ln -sf /proc/self/fd /dev/fd; ln -sf fd/0 /dev/stdin; ln -sf fd/1 /dev/stdout; ln -sf fd/2 /dev/stderr
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 ip link set lo up
 hostname lab
 
-printf '#!/bin/sh\nexec chroot /host /sbin/modprobe -d "%s" "$@"\n' "$MODULES" >/sbin/modprobe
-chmod 755 /sbin/modprobe
-echo /sbin/modprobe >/proc/sys/kernel/modprobe
+# What stays when the initrd goes: busybox, this script, and what the kernel calls for modules.
+mkdir /host/run/lab-init
+cp /bin/busybox /init /host/run/lab-init
+printf '#!/bin/sh\nexec /sbin/modprobe -d "%s" "$@"\n' "$MODULES" >/host/run/lab-init/modprobe
+chmod 755 /host/run/lab-init/modprobe
+echo /run/lab-init/modprobe >/proc/sys/kernel/modprobe
 
 # Linux 7.3 shows its level here; older kernels have the directory only.
-if [ -n "$SYSCTL" ] && [ -d /host/proc/sys/crypto ]; then
+if [ -n "$SYSCTL" ] && [ -d /proc/sys/crypto ]; then
     fips=$(cat /proc/sys/crypto/fips_enabled)
-    mount -t tmpfs -o mode=755 tmpfs /host/proc/sys/crypto
-    echo "$fips" >/host/proc/sys/crypto/fips_enabled
-    echo "$SYSCTL" >/host/proc/sys/crypto/af_alg_restrict
+    mount -t tmpfs -o mode=755 tmpfs /proc/sys/crypto
+    echo "$fips" >/proc/sys/crypto/fips_enabled
+    echo "$SYSCTL" >/proc/sys/crypto/af_alg_restrict
 fi
 
-job=/dev/ttyS1; [ -n "$lab_exchange" ] && job=/dev/ttyS0
-stty -F $job raw -echo
-: >/exchange/booted
-chroot /host /bin/sh /run/lab/job.sh >$job 2>&1
-echo $? >/exchange/status.new && sync && mv /exchange/status.new /exchange/status
-poweroff -f
+for path in dev proc sys; do mount --move /$path /host/$path; done
+export BUSYBOX=/run/lab-init/busybox
+exec switch_root -c /dev/console /host $BUSYBOX sh /run/lab-init/init job

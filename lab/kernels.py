@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.common import NAMES, LabError
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 # The packages that a Debian host needs for the lab.
@@ -26,7 +28,6 @@ PACKAGES = ("busybox-static", "cpio", "kmod", "qemu-system-x86", "user-mode-linu
 
 # Kernels that boot in QEMU: Debian's name of the package that always names the newest build.
 _METAPACKAGES = {"qemu-6.1": "linux-image-amd64", "qemu-6.12": "linux-image-6.12-amd64"}
-NAMES = ("uml", *_METAPACKAGES)
 
 # Of a kernel package only this is unpacked: the rest is drivers for hardware that no test has.
 _WANTED = (
@@ -49,10 +50,6 @@ _WANTED = (
 
 # What the initrd loads before the host's root is there.
 _FOR_ROOT = ("virtio_pci", "9pnet_virtio", "9p")
-
-
-class LabError(Exception):
-    """The lab cannot do what was asked; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def _debian(name: str, home: Path) -> dict[str, str]:
         _fetch(name, home)
     compressed = _only(home, "boot/vmlinuz-*")
     release = compressed.name.removeprefix("vmlinuz-")
-    _run(_tool("depmod", "kmod"), "-b", str(home), release)
+    _output(_tool("depmod", "kmod"), "-b", str(home), release)
     image = home / "vmlinux"
     if not image.exists():
         _uncompress(compressed, image)
@@ -157,16 +154,16 @@ def _debian(name: str, home: Path) -> dict[str, str]:
 def _fetch(name: str, home: Path) -> None:
     meta = _METAPACKAGES[name]
     if not _real_package(meta):
-        _run("apt-get", "update", "-q")
+        _output("apt-get", "update", "-q")
     package = _real_package(meta)
     if not package:
         raise LabError(f"apt knows no {meta}: the lab needs Debian 12 with its security archive")
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache()) as scratch:
         download = ["apt-get", "download", "-q", package]
-        if subprocess.run(download, cwd=scratch, capture_output=True).returncode:
+        if subprocess.run(download, cwd=scratch, check=False, capture_output=True).returncode:
             # A list of packages that is a day old names builds that the mirror no longer has.
-            _run("apt-get", "update", "-q")
-            _run(*download, cwd=scratch)
+            _output("apt-get", "update", "-q")
+            _output(*download, cwd=scratch)
         deb = _only(Path(scratch), "*.deb")
         tree = Path(scratch) / "tree"
         _unpack(deb, tree)
@@ -178,18 +175,22 @@ def _fetch(name: str, home: Path) -> None:
 
 def _unpack(deb: Path, tree: Path) -> None:
     command = ["dpkg", "--fsys-tarfile", str(deb)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as unpacked:
-        with tarfile.open(fileobj=unpacked.stdout, mode="r|") as members:
-            for member in members:
-                if any(fnmatch.fnmatchcase(member.name, wanted) for wanted in _WANTED):
-                    members.extract(member, tree, filter="data")
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as unpacked,
+        tarfile.open(fileobj=unpacked.stdout, mode="r|") as members,
+    ):
+        for member in members:
+            if any(fnmatch.fnmatchcase(member.name, wanted) for wanted in _WANTED):
+                members.extract(member, tree, filter="data")
     if unpacked.returncode:
         raise LabError(f"{' '.join(command)} failed ({unpacked.returncode})")
 
 
 def _real_package(meta: str) -> str | None:
     """The kernel package that a metapackage stands for today."""
-    found = subprocess.run(["apt-cache", "depends", meta], capture_output=True, text=True)
+    found = subprocess.run(
+        ["apt-cache", "depends", meta], check=False, capture_output=True, text=True
+    )
     match = re.search(r"Depends: (linux-image-\S+)", found.stdout)
     return match and match[1]
 
@@ -205,7 +206,9 @@ def _uncompress(compressed: Path, image: Path) -> None:
             with contextlib.suppress(lzma.LZMAError):
                 elf = lzma.LZMADecompressor().decompress(stream)
         elif zstd:
-            elf = subprocess.run([zstd, "-dcq"], input=stream, capture_output=True).stdout
+            elf = subprocess.run(
+                [zstd, "-dcq"], input=stream, check=False, capture_output=True
+            ).stdout
         if elf.startswith(b"\x7fELF"):
             image.write_bytes(elf)
             return
@@ -273,14 +276,8 @@ def _only(directory: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _run(*command: str, **options: object) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
-    if done.returncode:
-        raise LabError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _output(*command: str, cwd: str | None = None) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise LabError(f"{' '.join(command)} failed ({done.returncode}): {done.stderr.strip()}")
     return done.stdout

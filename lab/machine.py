@@ -17,10 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
-from lab.kernels import CHECKOUT, Kernel, LabError, cache, kernel
+from lab.common import LabError
+from lab.kernels import CHECKOUT, cache, kernel
 from lab.qmp import Monitor
+from lab.restrict import LINUX
 
 # Directories of the host that are empty and writable in the guest. /root and /home also because
 # what they hold is nobody's business there.
@@ -29,11 +31,13 @@ HIDDEN = ("/tmp", "/run", "/var/tmp", "/root", "/home")
 # Where the guest sees the exchange directory.
 EXCHANGE = "/run/lab"
 
-LINUX = ("7.2", "7.3:0", "7.3:1", "7.3:2")
-
 BOOT_SECONDS = 90.0
 
-_CRYPTODEV = {"driver": "virtio-crypto-pci", "id": "crypto0", "cryptodev": "cryptodev0"}
+_CRYPTODEV: dict[str, Any] = {
+    "driver": "virtio-crypto-pci",
+    "id": "crypto0",
+    "cryptodev": "cryptodev0",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Machine:
     env: Mapping[str, str] = field(default_factory=dict)
     output: BinaryIO | None = None
     """Where the command's output goes while it runs; `transcript` has it in any case."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What `results` holds from the start: text by name."""
 
     def __post_init__(self) -> None:
         self.transcript = bytearray()
@@ -82,7 +88,12 @@ class Machine:
         self._monitor: Monitor | None = None
         self._ended = threading.Event()
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Boots; whoever calls this instead of entering calls close()."""
         memory = Path("/dev/shm")
         self._home = Path(
             tempfile.mkdtemp(prefix="cryptofd-lab-", dir=memory if memory.is_dir() else None)
@@ -96,11 +107,12 @@ class Machine:
             (self._share / "boot.env").write_text(self._boot_env())
             (self._share / "job.sh").write_text(self._job())
             self._started = time.monotonic()
-            self._start()
+            for name, text in self.files.items():
+                (self.results / name).write_text(text)
+            self._launch()
         except BaseException:
             self.close()
             raise
-        return self
 
     def __exit__(
         self,
@@ -226,7 +238,7 @@ class Machine:
 
     # How it is started.
 
-    def _start(self) -> None:
+    def _launch(self) -> None:
         read, write = os.pipe()
         in_qemu = self._kernel.in_qemu
         command = self._qemu() if in_qemu else self._user_mode_linux(write)
@@ -312,9 +324,7 @@ class Machine:
         match request["do"]:
             case "unplug":
                 self._monitor.command("device_del", id=_CRYPTODEV["id"])
-                gone = self._monitor.wait_deleted(
-                    _CRYPTODEV["id"], float(str(request["seconds"]))
-                )
+                gone = self._monitor.wait_deleted(_CRYPTODEV["id"], float(str(request["seconds"])))
                 return {"gone": gone, "seconds": time.monotonic() - started}
             case "plug":
                 self._monitor.command("device_add", **_CRYPTODEV)

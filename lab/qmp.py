@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab.kernels import LabError
+from lab.common import LabError
 
 
 class Monitor:

@@ -1,0 +1,106 @@
+"""Every kernel boots, and what pytest says in it is said here, test by test."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lab.common import NAMES
+from lab.kernels import CHECKOUT
+
+RECORDER = """
+import json
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.skipped:
+        with open("reports", "a") as reports:
+            said = report.longrepr[2] if report.skipped else report.longreprtext
+            json.dump([report.nodeid, report.outcome, said, report.capstdout], reports)
+            reports.write("\\n")
+"""
+
+
+def relayed(tmp_path: Path, module: str) -> tuple[list[tuple[str, str]], dict[str, str], str]:
+    """Runs a module of selections in a pytest of its own.
+
+    Returns (node id, outcome) in order, what was said by node id, and the terminal's output.
+    """
+    (tmp_path / "conftest.py").write_text(RECORDER)
+    (tmp_path / "test_module.py").write_text(
+        "from lab import Selection\n" + textwrap.dedent(module)
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "lab.plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--rootdir", str(tmp_path), "-c", "/dev/null", "test_module.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    outcomes, said = [], {}
+    for line in (tmp_path / "reports").read_text().splitlines():
+        nodeid, outcome, text, printed = json.loads(line)
+        name = nodeid.replace("test_module.py::", "").replace("tests/lab/inner/", "")
+        outcomes.append((name, outcome))
+        said[name] = text + printed
+    return outcomes, said, done.stdout
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kernel", NAMES)
+def test_three_results_come_back_as_they_were(kernel: str, tmp_path: Path) -> None:
+    check = "tests/lab/inner/check_three.py"
+    outcomes, said, output = relayed(tmp_path, f"three = Selection({kernel!r}, {check!r})")
+    inside = f"three@{kernel}::check_three.py"
+    assert outcomes == [
+        (f"{inside}::test_passes", "passed"),
+        (f"{inside}::test_fails", "failed"),
+        (f"{inside}::test_skips", "skipped"),
+        (f"three@{kernel}", "passed"),
+    ], output
+    assert (
+        f"printed by Linux {kernel.removeprefix('qemu-').replace('uml', '')}"
+        in (said[f"{inside}::test_passes"])
+    )
+    assert "this failure must reach the host" in said[f"{inside}::test_fails"]
+    assert "not in a lab kernel" in said[f"{inside}::test_skips"]
+    assert "1 failed, 2 passed, 1 skipped" in output
+
+
+@pytest.mark.timeout(300)
+def test_selections_with_one_setting_share_a_boot_and_stay_apart(tmp_path: Path) -> None:
+    module = """
+        check = "tests/lab/inner/check_three.py"
+        first = Selection("uml", check, "-k", "passes")
+        second = Selection("uml", check, "-k", "skips")
+        nothing = Selection("uml", check, "-k", "no_such_test")
+        missing = Selection("uml", "tests/lab/inner/no_such_file.py")
+        broken = Selection("uml", "tests/lab/inner/check_broken.py")
+        dies = Selection("uml", "tests/lab/inner/check_death.py", "-k", "process")
+        last = Selection("uml", "tests/lab/inner/check_death.py", "-k", "kernel")
+    """
+    outcomes, said, output = relayed(tmp_path, module)
+    assert outcomes == [
+        ("first@uml::check_three.py::test_passes", "passed"),
+        ("first@uml", "passed"),
+        ("second@uml::check_three.py::test_skips", "skipped"),
+        ("second@uml", "passed"),
+        ("nothing@uml", "failed"),
+        ("missing@uml", "failed"),
+        ("broken@uml", "failed"),
+        ("dies@uml::check_death.py::test_kills_its_process", "failed"),
+        ("dies@uml", "failed"),
+        ("last@uml::check_death.py::test_kills_its_kernel", "failed"),
+        ("last@uml", "failed"),
+    ], output
+    assert "NO_TESTS_COLLECTED" in said["nothing@uml"]
+    assert "no_such_file.py" in said["missing@uml"]
+    assert "no_such_module" in said["broken@uml"]
+    assert "killed by signal 9" in said["dies@uml"]
+    assert "sysrq triggered crash" in said["last@uml"]
