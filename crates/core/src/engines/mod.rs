@@ -2,10 +2,11 @@
 
 use crate::engine::Engine;
 
+pub mod openssl;
 pub mod software;
 
 /// Every engine, in the order in which they are preferred where nobody says otherwise.
 pub fn all() -> &'static [&'static dyn Engine] {
-    static ALL: &[&dyn Engine] = &[&software::Software];
+    static ALL: &[&dyn Engine] = &[&software::Software, &openssl::OpenSsl];
     ALL
 }

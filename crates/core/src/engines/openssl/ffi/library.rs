@@ -1,0 +1,404 @@
+//! The host's libcrypto, and library contexts of our own in it.
+//!
+//! A program may use the same copy of libcrypto (Python's hashlib does). What is the program's stays as
+//! it is: its default library context, what it chose about its configuration, its error queue.
+
+use super::api::{self, Api, EVP_CIPHER, EVP_KDF, EVP_MAC, EVP_MD, EVP_RAND, OSSL_LIB_CTX};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{OnceLock, RwLock};
+
+const OPENSSL_VERSION_STRING: c_int = 0;
+const OPENSSL_INFO_CONFIG_DIR: c_int = 1001;
+const OPENSSL_INFO_MODULES_DIR: c_int = 1003;
+const OPENSSL_INIT_NO_ATEXIT: u64 = 0x0008_0000;
+
+/// The host's libcrypto; never unloaded.
+pub struct Library {
+    api: Api,
+    version: String,
+}
+
+impl Library {
+    /// Loads it, once.
+    pub fn get() -> Result<&'static Library> {
+        static LIBRARY: OnceLock<std::result::Result<Library, String>> = OnceLock::new();
+        LIBRARY
+            .get_or_init(Library::load)
+            .as_ref()
+            .map_err(|why| Error::not_offered(why.clone()))
+    }
+
+    fn load() -> std::result::Result<Library, String> {
+        let handle = api::load()?;
+        let api = Api::find(&handle).map_err(|name| {
+            format!("the libcrypto that this process loads has no {name}: OpenSSL 3.0 or later has")
+        })?;
+        // Engines and sessions live until the process ends, so the library does too.
+        std::mem::forget(handle);
+        // SAFETY: takes nothing, returns a number.
+        let major = unsafe { (api.OPENSSL_version_major)() };
+        if major < 3 {
+            return Err(format!(
+                "OpenSSL {major} is too old: 3.0 or later is needed"
+            ));
+        }
+        // If nobody in this process has used libcrypto yet, no clean-up at exit is registered: a thread of
+        // ours may still compute then. OPENSSL_INIT_NO_LOAD_CONFIG is not set: it would keep the program
+        // itself from its configuration (its TLS policy, its providers) if it comes later. Our own library
+        // contexts never read one; but before 4.0 the first hash or cipher of anybody in a process looks
+        // for ENGINEs, and for that libcrypto reads the program's, unless the program forbade it.
+        // SAFETY: the settings may be null.
+        if unsafe { (api.OPENSSL_init_crypto)(OPENSSL_INIT_NO_ATEXIT, std::ptr::null()) } != 1 {
+            return Err("libcrypto could not be initialised".into());
+        }
+        // SAFETY: returns a static string.
+        let version = text(unsafe { (api.OpenSSL_version)(OPENSSL_VERSION_STRING) });
+        Ok(Library { api, version })
+    }
+
+    /// Its own name for its version: `OpenSSL 3.0.19 27 Jan 2026`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn directory(&self, which: c_int) -> Option<PathBuf> {
+        // SAFETY: returns a static string or null.
+        let path = unsafe { (self.api.OPENSSL_info)(which) };
+        (!path.is_null()).then(|| PathBuf::from(text(path)))
+    }
+
+    /// Whether a FIPS module lies where this libcrypto looks for modules (without loading it).
+    pub fn has_fips_module(&self) -> bool {
+        self.directory(OPENSSL_INFO_MODULES_DIR)
+            .is_some_and(|directory| directory.join("fips.so").exists())
+    }
+}
+
+/// A static C string as text.
+fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, and static.
+    unsafe { CStr::from_ptr(string) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Keeps the thread's error queue as it was before.
+pub struct Quiet(&'static Api);
+
+impl Quiet {
+    /// Puts a mark.
+    pub fn new(api: &'static Api) -> Quiet {
+        // SAFETY: takes nothing. On an empty queue it sets no mark, and drop() empties the queue again.
+        unsafe { (api.ERR_set_mark)() };
+        Quiet(api)
+    }
+
+    /// What the last error was, in OpenSSL's words.
+    pub fn reason(&self) -> String {
+        // SAFETY: the string is static, or null for an error without text.
+        let reason =
+            text(unsafe { (self.0.ERR_reason_error_string)((self.0.ERR_peek_last_error)()) });
+        if reason.is_empty() {
+            "no reason given".into()
+        } else {
+            reason
+        }
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // SAFETY: takes nothing; pops down to our mark, which everything here balances.
+        unsafe { (self.0.ERR_pop_to_mark)() };
+    }
+}
+
+/// A library context of our own with one provider in it.
+pub struct Provider {
+    library: &'static Library,
+    context: *mut OSSL_LIB_CTX,
+    name: &'static str,
+    query: Option<&'static CStr>,
+    fetched: RwLock<HashMap<(Class, String), std::result::Result<Method, String>>>,
+}
+
+/// What can be fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Class {
+    Digest,
+    Mac,
+    Cipher,
+    Kdf,
+    Rand,
+}
+
+/// A fetched method; never freed.
+#[derive(Clone, Copy)]
+struct Method(*mut c_void);
+
+// SAFETY: fetched methods are constant and counted with atomics (EVP_MD_fetch(3), NOTES).
+unsafe impl Send for Method {}
+// SAFETY: as above.
+unsafe impl Sync for Method {}
+// SAFETY: a library context is made for use by many threads (OSSL_LIB_CTX(3)); the rest is constant.
+unsafe impl Send for Provider {}
+// SAFETY: as above.
+unsafe impl Sync for Provider {}
+
+impl Provider {
+    /// The provider `default`, or `fips`; loaded at the first call.
+    pub fn get(fips: bool) -> Result<&'static Provider> {
+        static DEFAULT: OnceLock<std::result::Result<Provider, String>> = OnceLock::new();
+        static FIPS: OnceLock<std::result::Result<Provider, String>> = OnceLock::new();
+        let library = Library::get()?;
+        if fips {
+            FIPS.get_or_init(|| Provider::load_fips(library))
+        } else {
+            DEFAULT.get_or_init(|| Provider::load_default(library))
+        }
+        .as_ref()
+        .map_err(|why| Error::not_offered(why.clone()))
+    }
+
+    fn context(library: &Library) -> std::result::Result<*mut OSSL_LIB_CTX, String> {
+        // SAFETY: returns an owned context or null.
+        let context = unsafe { (library.api.OSSL_LIB_CTX_new)() };
+        if context.is_null() {
+            return Err("OpenSSL: no memory for a library context".into());
+        }
+        Ok(context)
+    }
+
+    fn new(
+        library: &'static Library,
+        context: *mut OSSL_LIB_CTX,
+        name: &'static str,
+        query: Option<&'static CStr>,
+    ) -> Provider {
+        Provider {
+            library,
+            context,
+            name,
+            query,
+            fetched: RwLock::new(HashMap::new()),
+        }
+    }
+
+    fn load_default(library: &'static Library) -> std::result::Result<Provider, String> {
+        let quiet = Quiet::new(&library.api);
+        let context = Provider::context(library)?;
+        // SAFETY: the context is ours, the name a C string.
+        if unsafe { (library.api.OSSL_PROVIDER_load)(context, c"default".as_ptr()) }.is_null() {
+            return Err(format!(
+                "{}: its default provider does not load ({})",
+                library.version,
+                quiet.reason()
+            ));
+        }
+        Ok(Provider::new(library, context, "default", None))
+    }
+
+    /// The FIPS provider: as it is (a distribution may build its integrity value in), or with what
+    /// `openssl fipsinstall` wrote down beside the host's openssl.cnf (fips_config(5)).
+    fn load_fips(library: &'static Library) -> std::result::Result<Provider, String> {
+        let api = &library.api;
+        let quiet = Quiet::new(api);
+        let context = Provider::context(library)?;
+        // SAFETY: the context is ours, the name a C string.
+        if unsafe { (api.OSSL_PROVIDER_load)(context, c"fips".as_ptr()) }.is_null() {
+            let why = quiet.reason();
+            // SAFETY: ours, and nothing was fetched from it.
+            unsafe { (api.OSSL_LIB_CTX_free)(context) };
+            let context = Provider::context(library)?;
+            if let Err(more) = configure_fips(library, context, &quiet) {
+                // SAFETY: as above.
+                unsafe { (api.OSSL_LIB_CTX_free)(context) };
+                return Err(format!(
+                    "no FIPS provider in {}: {why}; {more}",
+                    library.version
+                ));
+            }
+            return Ok(Provider::new(library, context, "fips", Some(c"fips=yes")));
+        }
+        // SAFETY: as above. `base` has what is not cryptography; nothing fails without it.
+        unsafe { (api.OSSL_PROVIDER_load)(context, c"base".as_ptr()) };
+        Ok(Provider::new(library, context, "fips", Some(c"fips=yes")))
+    }
+
+    /// `default` or `fips`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it is the validated module.
+    pub fn is_fips(&self) -> bool {
+        self.query.is_some()
+    }
+
+    /// The functions.
+    pub(super) fn api(&self) -> &'static Api {
+        &self.library.api
+    }
+
+    fn fetch(&self, class: Class, name: &str) -> Result<*mut c_void> {
+        let key = (class, name.to_owned());
+        let known = self
+            .fetched
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .get(&key)
+            .cloned();
+        let found = match known {
+            Some(found) => found,
+            None => {
+                let found = self.fetch_new(class, name);
+                self.fetched
+                    .write()
+                    .unwrap_or_else(|e| e.into_inner())
+                    .insert(key, found.clone());
+                found
+            }
+        };
+        found.map(|method| method.0).map_err(Error::not_offered)
+    }
+
+    fn fetch_new(&self, class: Class, name: &str) -> std::result::Result<Method, String> {
+        let api = self.api();
+        let _quiet = Quiet::new(api);
+        let c_name = CString::new(name).map_err(|_| "a name with a NUL".to_owned())?;
+        let query = self.query.map_or(std::ptr::null(), CStr::as_ptr);
+        let (context, c_name) = (self.context, c_name.as_ptr());
+        // SAFETY: the context is ours, the strings are C strings that outlive the call.
+        let method: *mut c_void = unsafe {
+            match class {
+                Class::Digest => (api.EVP_MD_fetch)(context, c_name, query).cast(),
+                Class::Mac => (api.EVP_MAC_fetch)(context, c_name, query).cast(),
+                Class::Cipher => (api.EVP_CIPHER_fetch)(context, c_name, query).cast(),
+                Class::Kdf => (api.EVP_KDF_fetch)(context, c_name, query).cast(),
+                Class::Rand => (api.EVP_RAND_fetch)(context, c_name, query).cast(),
+            }
+        };
+        if method.is_null() {
+            return Err(format!(
+                "the {} provider of {} has no {name}",
+                self.name, self.library.version
+            ));
+        }
+        Ok(Method(method))
+    }
+
+    /// A hash by OpenSSL's name.
+    pub(super) fn digest(&self, name: &str) -> Result<*const EVP_MD> {
+        Ok(self.fetch(Class::Digest, name)?.cast_const().cast())
+    }
+
+    /// A MAC by OpenSSL's name.
+    pub(super) fn mac(&self, name: &str) -> Result<*mut EVP_MAC> {
+        Ok(self.fetch(Class::Mac, name)?.cast())
+    }
+
+    /// A cipher by OpenSSL's name.
+    pub(super) fn cipher(&self, name: &str) -> Result<*const EVP_CIPHER> {
+        Ok(self.fetch(Class::Cipher, name)?.cast_const().cast())
+    }
+
+    /// A KDF by OpenSSL's name.
+    pub(super) fn kdf(&self, name: &str) -> Result<*mut EVP_KDF> {
+        Ok(self.fetch(Class::Kdf, name)?.cast())
+    }
+
+    /// A random generator by OpenSSL's name.
+    pub(super) fn rand(&self, name: &str) -> Result<*mut EVP_RAND> {
+        Ok(self.fetch(Class::Rand, name)?.cast())
+    }
+
+    /// An error where there is no such hash.
+    pub fn has_digest(&self, name: &str) -> Result<()> {
+        self.digest(name).map(|_| ())
+    }
+
+    /// An error where there is no such cipher.
+    pub fn has_cipher(&self, name: &str) -> Result<()> {
+        self.cipher(name).map(|_| ())
+    }
+
+    /// Refused at opening: the next engine is asked.
+    pub(super) fn not_offered(&self, what: &str, quiet: &Quiet) -> Error {
+        Error::not_offered(format!(
+            "{} refuses {what}: {}",
+            self.library.version,
+            quiet.reason()
+        ))
+    }
+
+    /// Refused for this request: another engine may do it.
+    pub(super) fn elsewhere(&self, what: &str, quiet: &Quiet) -> Error {
+        Error::elsewhere(format!(
+            "{} refuses {what}: {}",
+            self.library.version,
+            quiet.reason()
+        ))
+    }
+
+    /// No memory, or a failure that has no other cause.
+    pub(super) fn failed(&self, quiet: &Quiet) -> Error {
+        Error::engine_failed(
+            libc::EIO,
+            format!("{} failed: {}", self.library.version, quiet.reason()),
+        )
+    }
+}
+
+/// Activates `fips` in `context` with the host's fipsmodule.cnf, and nothing else of the host's
+/// configuration (which may name providers that call us).
+fn configure_fips(
+    library: &Library,
+    context: *mut OSSL_LIB_CTX,
+    quiet: &Quiet,
+) -> std::result::Result<(), String> {
+    let module = library
+        .directory(OPENSSL_INFO_CONFIG_DIR)
+        .ok_or("it names no configuration directory")?
+        .join("fipsmodule.cnf");
+    if !module.exists() {
+        return Err(format!("and there is no {}", module.display()));
+    }
+    let config = format!(
+        "openssl_conf = init\n.include {}\n[init]\nproviders = providers\n[providers]\n\
+         fips = fips_sect\nbase = base_sect\n[base_sect]\nactivate = 1\n",
+        module.display()
+    );
+    // SAFETY: the name is a C string; the descriptor is new and ours.
+    let mut file = unsafe {
+        let fd = libc::memfd_create(c"openssl.cnf".as_ptr(), libc::MFD_CLOEXEC);
+        if fd < 0 {
+            return Err("no memfd for its configuration".into());
+        }
+        <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(fd)
+    };
+    file.write_all(config.as_bytes())
+        .map_err(|error| error.to_string())?;
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .map_err(|error| error.to_string())?;
+    // SAFETY: the context is ours; the path is a C string.
+    let done = unsafe { (library.api.OSSL_LIB_CTX_load_config)(context, path.as_ptr()) };
+    // SAFETY: as above.
+    let there = unsafe { (library.api.OSSL_PROVIDER_available)(context, c"fips".as_ptr()) };
+    if done == 1 && there == 1 {
+        Ok(())
+    } else {
+        Err(format!(
+            "and {} does not activate it ({})",
+            module.display(),
+            quiet.reason()
+        ))
+    }
+}
