@@ -1,16 +1,31 @@
-//! Key bytes: wiped when dropped, compared in constant time, never printed.
+//! Key bytes: in locked memory, wiped when dropped, compared in constant time, never printed.
 
+use crate::error::Result;
+use crate::sys::arena::ArenaBytes;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
-/// Secret bytes.
+/// Secret bytes, which never change. Clones share the one copy.
 #[derive(Clone)]
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret(Arc<ArenaBytes>);
 
 impl Secret {
     /// A private copy of `bytes`.
     pub fn new(bytes: &[u8]) -> Secret {
-        Secret(Zeroizing::new(bytes.to_vec()))
+        let mut copy = ArenaBytes::zeroed(bytes.len());
+        copy.copy_from_slice(bytes);
+        Secret(Arc::new(copy))
+    }
+
+    /// Made in place: `fill` gets `length` zero bytes and says how many of them count.
+    pub fn made(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<usize>) -> Result<Secret> {
+        let mut bytes = ArenaBytes::zeroed(length);
+        let counts = fill(&mut bytes)?;
+        if counts == length {
+            Ok(Secret(Arc::new(bytes)))
+        } else {
+            Ok(Secret::new(&bytes[..counts]))
+        }
     }
 
     /// The bytes, for an engine.

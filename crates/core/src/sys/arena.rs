@@ -1,0 +1,371 @@
+//! Locked memory for secrets: mapped apart, never swapped or dumped, wiped when freed.
+//!
+//! Regions of 64 KiB between two guard pages, locked (mlock) and left out of core dumps
+//! (MADV_DONTDUMP), cut page by page into slots of a few sizes. A free slot is zero but for the link
+//! to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so.
+//!
+//! fork(): the child gets the slots with their contents. Locks on memory are not inherited, so the
+//! child locks its regions again; the arena's own lock is held across the fork, so that no other
+//! thread leaves it half changed.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+const PAGE: usize = 4096;
+const REGION: usize = 64 * 1024;
+/// Slots' sizes: multiples of 64 bytes, the largest alignment that is served, but for the first.
+const CLASSES: [usize; 11] = [32, 64, 128, 256, 384, 512, 640, 1024, 1280, 2048, 4096];
+const ALIGN: usize = 64;
+
+/// Bytes of the arena that could not be locked.
+static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether all of the arena's memory is locked, as far as it was needed until now.
+pub fn locked() -> bool {
+    unlocked() == 0
+}
+
+/// Bytes of the arena that are not locked: RLIMIT_MEMLOCK was reached.
+pub fn unlocked() -> usize {
+    UNLOCKED.load(Ordering::Relaxed)
+}
+
+struct Mapping {
+    start: usize,
+    length: usize,
+    locked: bool,
+}
+
+impl Mapping {
+    fn lock(&mut self, onfault: bool) {
+        let flags = if onfault { libc::MLOCK_ONFAULT } else { 0 };
+        // SAFETY: only asks for the pages of our own mapping; fork-safe (a bare system call).
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mlock2,
+                self.start as *const libc::c_void,
+                self.length,
+                flags,
+            )
+        };
+        self.locked = result == 0;
+        if !self.locked {
+            UNLOCKED.fetch_add(self.length, Ordering::Relaxed);
+        }
+    }
+}
+
+struct State {
+    /// Heads of the lists of free slots, one a class.
+    free: [*mut u8; CLASSES.len()],
+    /// Pages that no class has taken yet.
+    next: usize,
+    end: usize,
+    mappings: Vec<Mapping>,
+}
+
+struct Arena {
+    held: AtomicBool,
+    state: UnsafeCell<State>,
+}
+
+// SAFETY: `state` is touched only while `held` is ours.
+unsafe impl Sync for Arena {}
+
+static ARENA: Arena = Arena {
+    held: AtomicBool::new(false),
+    state: UnsafeCell::new(State {
+        free: [null_mut(); CLASSES.len()],
+        next: 0,
+        end: 0,
+        mappings: Vec::new(),
+    }),
+};
+
+impl Arena {
+    fn acquire(&self) {
+        let mut tries = 0u32;
+        while self
+            .held
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            tries += 1;
+            if tries % 64 == 0 {
+                std::thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn release(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        static FORK: Once = Once::new();
+        FORK.call_once(|| {
+            // SAFETY: the three handlers are functions of this library; should it be unloaded, the C
+            // library drops them with it.
+            unsafe {
+                libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child));
+            }
+        });
+        self.acquire();
+        // SAFETY: the lock is ours.
+        let result = f(unsafe { &mut *self.state.get() });
+        self.release();
+        result
+    }
+}
+
+extern "C" fn before_fork() {
+    ARENA.acquire();
+}
+
+extern "C" fn in_parent() {
+    ARENA.release();
+}
+
+extern "C" fn in_child() {
+    UNLOCKED.store(0, Ordering::Relaxed);
+    // SAFETY: the lock was taken before the fork and this is the only thread.
+    let state = unsafe { &mut *ARENA.state.get() };
+    for mapping in &mut state.mappings {
+        // On fault: the pages are shared with the parent until they are written.
+        mapping.lock(true);
+    }
+    ARENA.release();
+}
+
+fn out_of_memory(length: usize) -> ! {
+    match std::alloc::Layout::from_size_align(length, ALIGN) {
+        Ok(layout) => std::alloc::handle_alloc_error(layout),
+        Err(_) => panic!("a secret of {length} bytes"),
+    }
+}
+
+/// A fresh mapping of `length` bytes (whole pages) between two guard pages.
+fn map(state: &mut State, length: usize) -> usize {
+    // SAFETY: a fresh anonymous mapping, of which only the middle is made accessible.
+    let start = unsafe {
+        let base = libc::mmap(
+            null_mut(),
+            length + 2 * PAGE,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if base == libc::MAP_FAILED {
+            out_of_memory(length);
+        }
+        let start = base as usize + PAGE;
+        let middle = start as *mut libc::c_void;
+        if libc::mprotect(middle, length, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+            out_of_memory(length);
+        }
+        libc::madvise(middle, length, libc::MADV_DONTDUMP);
+        start
+    };
+    let mut mapping = Mapping {
+        start,
+        length,
+        locked: false,
+    };
+    mapping.lock(false);
+    state.mappings.push(mapping);
+    start
+}
+
+fn unmap(state: &mut State, start: usize) {
+    let Some(place) = state.mappings.iter().position(|m| m.start == start) else {
+        return;
+    };
+    let mapping = state.mappings.swap_remove(place);
+    if !mapping.locked {
+        UNLOCKED.fetch_sub(mapping.length, Ordering::Relaxed);
+    }
+    // SAFETY: the mapping is ours, guard pages and all, and nothing points into it any more.
+    unsafe {
+        libc::munmap(
+            (start - PAGE) as *mut libc::c_void,
+            mapping.length + 2 * PAGE,
+        );
+    }
+}
+
+fn class(size: usize) -> Option<usize> {
+    CLASSES.iter().position(|&class| size <= class)
+}
+
+fn whole_pages(size: usize) -> usize {
+    size.checked_next_multiple_of(PAGE)
+        .unwrap_or_else(|| out_of_memory(size))
+}
+
+/// Zeroed memory of at least `size` bytes.
+fn take(size: usize) -> NonNull<u8> {
+    let pointer = ARENA.with(|state| {
+        let Some(class) = class(size) else {
+            return map(state, whole_pages(size)) as *mut u8;
+        };
+        if state.free[class].is_null() {
+            if state.next == state.end {
+                state.next = map(state, REGION);
+                state.end = state.next + REGION;
+            }
+            let page = state.next;
+            state.next += PAGE;
+            for slot in (0..PAGE / CLASSES[class]).rev() {
+                // SAFETY: the slot lies in a page of ours that nobody uses.
+                unsafe { link(state, class, (page + slot * CLASSES[class]) as *mut u8) };
+            }
+        }
+        let slot = state.free[class];
+        // SAFETY: a free slot begins with the link to the next one; the rest of it is zero.
+        unsafe {
+            state.free[class] = slot.cast::<*mut u8>().read();
+            slot.cast::<*mut u8>().write(null_mut());
+        }
+        slot
+    });
+    // SAFETY: neither a mapping nor a slot is null.
+    unsafe { NonNull::new_unchecked(pointer) }
+}
+
+/// Puts a slot of zeros on its list.
+///
+/// # Safety
+/// `slot` is a slot of `class` that nobody uses.
+unsafe fn link(state: &mut State, class: usize, slot: *mut u8) {
+    // SAFETY: as above; every slot has room for a pointer and is aligned for one.
+    unsafe { slot.cast::<*mut u8>().write(state.free[class]) };
+    state.free[class] = slot;
+}
+
+/// Wipes and gives back.
+///
+/// # Safety
+/// `pointer` came from `take(size)`, with the same size, and is not used again.
+unsafe fn give_back(pointer: NonNull<u8>, size: usize) {
+    // SAFETY: the caller's memory, of at least `size` bytes.
+    unsafe { libc::explicit_bzero(pointer.as_ptr().cast(), size) };
+    ARENA.with(|state| match class(size) {
+        // SAFETY: wiped, and the caller does not use it again.
+        Some(class) => unsafe { link(state, class, pointer.as_ptr()) },
+        None => unmap(state, pointer.as_ptr() as usize),
+    });
+}
+
+/// Bytes in the arena.
+pub struct ArenaBytes {
+    pointer: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: owns its memory, as a Box does.
+unsafe impl Send for ArenaBytes {}
+// SAFETY: as above.
+unsafe impl Sync for ArenaBytes {}
+
+impl ArenaBytes {
+    /// `length` zero bytes.
+    pub fn zeroed(length: usize) -> ArenaBytes {
+        ArenaBytes {
+            pointer: if length == 0 {
+                NonNull::dangling()
+            } else {
+                take(length)
+            },
+            length,
+        }
+    }
+}
+
+impl Deref for ArenaBytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: owned, initialised (zero at first), `length` long.
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for ArenaBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for ArenaBytes {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: taken with this length, and gone after this.
+            unsafe { give_back(self.pointer, self.length) }
+        }
+    }
+}
+
+/// A value in the arena: an expanded key, a keyed state. It never moves.
+pub struct ArenaBox<T>(NonNull<T>);
+
+// SAFETY: owns its value, as a Box does.
+unsafe impl<T: Send> Send for ArenaBox<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for ArenaBox<T> {}
+
+impl<T> ArenaBox<T> {
+    /// Moves a value in. What it leaves behind where it was made is the caller's to wipe.
+    pub fn new(value: T) -> ArenaBox<T> {
+        let place = ArenaBox::room();
+        // SAFETY: fresh memory, large and aligned enough.
+        unsafe { place.write(value) };
+        ArenaBox(place)
+    }
+
+    /// A value of zero bytes.
+    ///
+    /// # Safety
+    /// All-zero bytes are a valid `T`.
+    pub unsafe fn zeroed() -> ArenaBox<T> {
+        ArenaBox(ArenaBox::room())
+    }
+
+    fn room() -> NonNull<T> {
+        const {
+            assert!(size_of::<T>() > 0 && align_of::<T>() <= ALIGN);
+            assert!(align_of::<T>() <= 32 || size_of::<T>() > 32);
+        }
+        take(size_of::<T>()).cast()
+    }
+}
+
+impl<T> Deref for ArenaBox<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: owned and initialised.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> DerefMut for ArenaBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: owned, initialised, and borrowed mutably.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl<T> Drop for ArenaBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: dropped once; its memory was taken with this size and goes back.
+        unsafe {
+            self.0.drop_in_place();
+            give_back(self.0.cast(), size_of::<T>());
+        }
+    }
+}
