@@ -115,6 +115,27 @@ impl<'a> Input<'a> {
         unsafe { std::ptr::copy(self.pointer, target.as_mut_ptr(), self.length) }
     }
 
+    /// Gives all of it to `f`, piece by piece in private copies, which are wiped.
+    pub fn pieces(&self, mut f: impl FnMut(&[u8])) {
+        const MOST: usize = 4096;
+        let mut copy = std::mem::MaybeUninit::<[u8; MOST]>::uninit();
+        let mut done = 0;
+        while done < self.length {
+            let length = (self.length - done).min(MOST);
+            // SAFETY: `length` bytes are readable at `done`; the private copy has room for them, is
+            // initialised by them and borrowed for no more than them.
+            let piece = unsafe {
+                let target = copy.as_mut_ptr().cast::<u8>();
+                std::ptr::copy_nonoverlapping(self.pointer.add(done), target, length);
+                std::slice::from_raw_parts(target, length)
+            };
+            f(piece);
+            done += length;
+        }
+        // SAFETY: the copy's own bytes, as many as were ever written.
+        unsafe { libc::explicit_bzero(copy.as_mut_ptr().cast(), self.length.min(MOST)) }
+    }
+
     /// A private copy.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut copy = vec![0; self.length];
