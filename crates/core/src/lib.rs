@@ -3,13 +3,16 @@
 //! Arrows point one way: door, session, engine.
 
 pub mod choose;
+pub mod client;
 pub mod engine;
 pub mod engines;
 pub mod error;
 pub mod info;
 pub mod preferences;
+pub mod record;
 pub mod secret;
 pub mod selftest;
+pub mod serve;
 pub mod session;
 pub mod sys;
 pub mod table;

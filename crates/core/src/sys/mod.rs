@@ -2,4 +2,9 @@
 
 pub mod arena;
 pub mod buffer;
+pub mod descriptor;
+pub mod memfd;
+pub mod publish;
+pub mod socket;
+pub mod thread;
 pub mod wiped;

@@ -1,0 +1,648 @@
+//! The client's side of a descriptor: requests out, answers in, nothing of it believed unchecked.
+//!
+//! `send` and `take` work on any descriptor and keep nothing; `Client` adds ids, an order of its own and
+//! calls that wait.
+
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::record::{self, Answer, Header, Op, Params, Request};
+use crate::sys::buffer::Input;
+use crate::sys::descriptor::{duplicate, is_seqpacket};
+use crate::sys::memfd;
+use crate::sys::socket::{self, Take};
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, Hasher};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+/// How long `adopt` waits for a descriptor's first answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn system(error: &std::io::Error, what: &str) -> Error {
+    match error.raw_os_error().unwrap_or(libc::EIO) {
+        libc::EAGAIN => Error::new(ErrorKind::Again, libc::EAGAIN, format!("{what}: not ready")),
+        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN => gone(),
+        errno => Error::system(errno, what),
+    }
+}
+
+fn gone() -> Error {
+    Error::new(
+        ErrorKind::System,
+        libc::EPIPE,
+        "the serving side of this cryptofd is gone for good",
+    )
+}
+
+fn lying(why: &str) -> Error {
+    Error::new(
+        ErrorKind::System,
+        libc::EPROTO,
+        format!("the serving side sent no proper answer: {why}"),
+    )
+}
+
+/// Sends `request` under `id`: in the record where it fits, in a memfd where not. EAGAIN when `nonblock`
+/// or O_NONBLOCK is set and no request is taken now, EINTR when a signal came first, EPIPE when nobody
+/// serves any more, EMSGSIZE beyond the limits.
+pub fn send(fd: BorrowedFd<'_>, id: u64, request: &Request<'_>, nonblock: bool) -> Result<()> {
+    let Request { aad, data, .. } = *request;
+    let params = request.params.encode();
+    let fixed = record::HEADER + request.iv.len() + params.len();
+    let fits = |length: usize| length <= record::RECORD && data.len() <= record::INLINE_ANSWER;
+    let mut header = Header {
+        op: request.op as u16,
+        flags: request.flags,
+        id,
+        params: params.len() as u32,
+        ..Header::default()
+    };
+    if fixed > record::RECORD {
+        return Err(Error::too_large(format!(
+            "iv and parameters of {} bytes: a record has at most {}",
+            fixed - record::HEADER,
+            record::RECORD
+        )));
+    }
+    header.iv = request.iv.len() as u32;
+    let whole = fixed.saturating_add(aad.len()).saturating_add(data.len());
+    if fits(whole) {
+        (header.aad, header.data) = (aad.len() as u32, data.len() as u32);
+        let head = header.request();
+        let parts = [
+            Input::from(&head),
+            Input::from(request.iv),
+            aad,
+            Input::from(&params),
+            data,
+        ];
+        return socket::send(fd, &parts, None, nonblock).map_err(|e| system(&e, "submit"));
+    }
+    let attached = aad.len().saturating_add(data.len());
+    if attached > record::ATTACHED {
+        return Err(Error::too_large(format!(
+            "{attached} bytes: at most {} in one request; use several, or a session in this process",
+            record::ATTACHED
+        )));
+    }
+    if nonblock && !is(socket::poll(fd, libc::POLLOUT, 0), libc::POLLOUT)? {
+        // Before the work of copying, not after it.
+        return Err(system(
+            &std::io::Error::from_raw_os_error(libc::EAGAIN),
+            "submit",
+        ));
+    }
+    let memory = memfd::with(&[aad, data])?;
+    header.flags |= record::FLAG_ATTACHED;
+    header.attached = attached as u64;
+    header.attached_aad = aad.len() as u64;
+    let head = header.request();
+    let parts = [
+        Input::from(&head),
+        Input::from(request.iv),
+        Input::from(&params),
+    ];
+    socket::send(fd, &parts, Some(memory.as_fd()), nonblock).map_err(|e| system(&e, "submit"))
+}
+
+fn is(polled: std::io::Result<i16>, event: i16) -> Result<bool> {
+    match polled {
+        Ok(events) => Ok(events & (event | libc::POLLHUP | libc::POLLERR) != 0),
+        Err(error) => Err(system(&error, "poll")),
+    }
+}
+
+/// An answer that was taken.
+#[derive(Debug)]
+pub struct Completion {
+    /// The request's id.
+    pub id: u64,
+    /// The request's op.
+    pub op: u16,
+    /// An errno, or 0.
+    pub status: i32,
+    /// The result, or the error's sentence.
+    pub data: Vec<u8>,
+    /// CLONE's descriptor.
+    pub fd: Option<OwnedFd>,
+}
+
+impl Completion {
+    /// The result, or the error.
+    pub fn result(self) -> Result<Vec<u8>> {
+        match self.status {
+            0 => Ok(self.data),
+            status => Err(record::error(status, &self.data)),
+        }
+    }
+}
+
+/// What waits to be taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// The request's id.
+    pub id: u64,
+    /// Bytes of its result or sentence.
+    pub length: usize,
+    /// Bytes of the packet.
+    packet: usize,
+    /// Whether it says that it brings a descriptor.
+    brings: bool,
+}
+
+/// Looks at the next answer without taking it. EAGAIN, EINTR, EPIPE as `send`; EPROTO if it is none.
+pub fn peek(fd: BorrowedFd<'_>, nonblock: bool) -> Result<Waiting> {
+    let mut head = [0; record::HEADER];
+    let got = receive(fd, &mut [&mut head], Take::PeekWithoutFds, nonblock)?;
+    peeked(&head, got.length)
+}
+
+/// Reads what a packet of `length` bytes that begins with `head` says of itself.
+fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
+    if !(record::HEADER..=record::RECORD).contains(&length) {
+        return Err(lying("its size is beyond every limit"));
+    }
+    let number = |at: usize, bytes: usize| {
+        let bytes = &head[at..at + bytes];
+        bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+    };
+    let result = number(36, 4).saturating_add(number(40, 8));
+    if result > (record::ATTACHED + record::RECORD) as u64 {
+        return Err(lying("its lengths are beyond every limit"));
+    }
+    Ok(Waiting {
+        id: number(8, 8),
+        length: result as usize,
+        packet: length,
+        brings: number(4, 2) == Op::Clone as u64 || number(6, 2) != 0,
+    })
+}
+
+/// `socket::receive`, with the end of the connection as an error.
+fn receive(
+    fd: BorrowedFd<'_>,
+    parts: &mut [&mut [u8]],
+    take: Take,
+    nonblock: bool,
+) -> Result<socket::Received> {
+    let mut reset = false;
+    loop {
+        match socket::receive(fd, parts, take, nonblock) {
+            Ok(got) if got.length == 0 => return Err(gone()),
+            Ok(got) => return Ok(got),
+            // The serving side went with requests unread; what it answered before still comes.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) && !reset => reset = true,
+            Err(error) => return Err(system(&error, "complete")),
+        }
+    }
+}
+
+/// Takes the next answer; EMSGSIZE, and it stays, if its result is longer than `most`. EMFILE, and it
+/// stays, if it brings a descriptor and this process has no room. EPROTO, and it is gone, if it is no
+/// proper answer. Otherwise errors as `peek`.
+pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completion> {
+    let waiting = match peek(fd, nonblock) {
+        Err(error) if error.errno() == libc::EPROTO => {
+            // It must not stand in the way for ever.
+            receive(fd, &mut [&mut [0]], Take::WithoutFds, true)?;
+            return Err(error);
+        }
+        other => other?,
+    };
+    if waiting.length > most {
+        return Err(Error::too_large(format!(
+            "the answer has {} bytes, the buffer {most}",
+            waiting.length
+        )));
+    }
+    let mut packet = vec![0; waiting.packet];
+    let got = if waiting.brings {
+        // Descriptors by a look, the packet by taking it: a full table loses neither.
+        let peeked = receive(fd, &mut [&mut packet], Take::Peek, true)?;
+        if peeked.lost && peeked.fds.is_empty() {
+            return Err(Error::system(
+                libc::EMFILE,
+                "the answer brings a descriptor and this process has no room for it",
+            ));
+        }
+        let taken = receive(fd, &mut [&mut packet], Take::WithoutFds, true)?;
+        socket::Received {
+            length: taken.length,
+            ..peeked
+        }
+    } else {
+        receive(fd, &mut [&mut packet], Take::Whole, true)?
+    };
+    if got.length != packet.len() || record::id(&packet) != Some(waiting.id) {
+        return Err(Error::new(
+            ErrorKind::System,
+            libc::EBUSY,
+            "another holder of this descriptor takes its answers too: clone it first",
+        ));
+    }
+    let answer = Answer::parse(&packet)?;
+    if got.lost {
+        return Err(lying("it brings too many descriptors"));
+    }
+    completion(&answer, got.fds)
+}
+
+fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
+    let clone = answer.op == Op::Clone as u16 && answer.status == 0;
+    if fds.len() != usize::from(clone || answer.attached > 0) {
+        return Err(lying("it brings more or fewer descriptors than it says"));
+    }
+    let fd = fds.into_iter().next();
+    let (data, fd) = match fd {
+        Some(fd) if answer.attached > 0 => {
+            let data =
+                memfd::read(fd.as_fd(), answer.attached).map_err(|error| lying(error.message()))?;
+            (data, None)
+        }
+        Some(fd) if !is_seqpacket(fd.as_fd()) => {
+            drop(fd);
+            return Err(lying("its clone is not a cryptofd"));
+        }
+        fd => (answer.data.to_vec(), fd),
+    };
+    Ok(Completion {
+        id: answer.id,
+        op: answer.op,
+        status: answer.status,
+        data,
+        fd,
+    })
+}
+
+/// What a `Client` remembers.
+#[derive(Default)]
+struct Books {
+    last: u64,
+    /// Submitted here and not completed.
+    outstanding: HashSet<u64>,
+    /// Calls that wait, with their answers if another thread took them.
+    calls: HashMap<u64, Option<Completion>>,
+    /// Calls that were given up: their answers are dropped.
+    abandoned: HashSet<u64>,
+    /// Answers for `complete` that came while something else was waited for.
+    early: VecDeque<Completion>,
+    /// How many of those nobody asked for here: a former holder, or a server that makes them up.
+    foreign: usize,
+}
+
+/// Most answers to somebody else's requests that are kept.
+const FOREIGN: usize = 4096;
+
+impl Books {
+    /// Puts an answer where it belongs; returns it if that is `complete`.
+    fn file(&mut self, completion: Completion) -> Option<Completion> {
+        if let Some(place) = self.calls.get_mut(&completion.id) {
+            *place = Some(completion);
+            None
+        } else if self.abandoned.remove(&completion.id) {
+            None
+        } else {
+            Some(completion)
+        }
+    }
+
+    fn aside(&mut self, completion: Completion) -> Result<()> {
+        if let Some(completion) = self.file(completion) {
+            if !self.outstanding.contains(&completion.id) {
+                if self.foreign == FOREIGN {
+                    return Err(lying("thousands of answers that nobody asked for"));
+                }
+                self.foreign += 1;
+            }
+            self.early.push_back(completion);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+
+    /// Completes an answer: the first that was taken aside, or this one.
+    fn completed(&mut self, completion: Completion) -> Completion {
+        self.outstanding.remove(&completion.id);
+        completion
+    }
+}
+
+/// A descriptor with its own ids. Threads may share it: calls wait for each other.
+pub struct Client {
+    fd: OwnedFd,
+    books: Mutex<Books>,
+    /// Held while an answer is waited for and taken; never while a signal's handler runs.
+    taking: Mutex<()>,
+    info: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// What a waiting call does when a signal came: an error ends the waiting. No lock is held.
+pub type Interrupted<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+fn again(why: &'static str) -> Error {
+    Error::new(ErrorKind::Again, libc::EAGAIN, why)
+}
+
+impl Client {
+    /// A client of a descriptor that is known to be a cryptofd.
+    pub fn new(fd: OwnedFd) -> Client {
+        // Others that hold the descriptor may count too: begin where they hardly do.
+        let random = RandomState::new().build_hasher().finish() as u32;
+        let books = Books {
+            last: u64::from(random >> 1) << 32,
+            ..Books::default()
+        };
+        Client {
+            fd,
+            books: Mutex::new(books),
+            taking: Mutex::new(()),
+            info: String::new(),
+        }
+    }
+
+    /// A client of a descriptor from elsewhere. EINVAL if it is not a cryptofd. What was submitted on it
+    /// before is completed here.
+    pub fn adopt(fd: OwnedFd, interrupted: Interrupted<'_>) -> Result<Client> {
+        if !is_seqpacket(fd.as_fd()) {
+            return Err(Error::invalid("this descriptor is not a cryptofd"));
+        }
+        let mut client = Client::new(fd);
+        let until = Some(Instant::now() + PATIENCE);
+        let info = client
+            .ask(&Request::new(Op::Info), until, interrupted)
+            .and_then(Completion::result)
+            .map_err(|error| match error.errno() {
+                libc::EPROTO | libc::ETIMEDOUT | libc::EINVAL => Error::invalid(format!(
+                    "this descriptor is not a cryptofd, or nobody serves it ({error})"
+                )),
+                _ => error,
+            })?;
+        client.info = String::from_utf8(info).map_err(|_| {
+            Error::invalid("this descriptor is not a cryptofd: its INFO is no text")
+        })?;
+        Ok(client)
+    }
+
+    /// INFO's JSON as it was when the descriptor was adopted; empty after `new`. Not to be believed
+    /// unchecked.
+    pub fn info(&self) -> &str {
+        &self.info
+    }
+
+    /// Sends a request; its answer comes by `complete`. Where it would block while answers wait, those are
+    /// taken aside first, so that one thread can submit without end.
+    pub fn submit(
+        &self,
+        request: &Request<'_>,
+        nonblock: bool,
+        interrupted: Interrupted<'_>,
+    ) -> Result<u64> {
+        let id = {
+            let mut books = lock(&self.books);
+            let id = books.next();
+            books.outstanding.insert(id);
+            id
+        };
+        let sent = loop {
+            let error = match send(self.fd.as_fd(), id, request, true) {
+                Err(error) if error.kind() == ErrorKind::Again && !nonblock => self.make_room(),
+                done => break done,
+            };
+            if let Err(error) = interruptible(error, interrupted) {
+                break Err(error);
+            }
+        };
+        if let Err(error) = sent {
+            lock(&self.books).outstanding.remove(&id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Waits until a request can be sent, and takes an answer aside if one is in the way.
+    fn make_room(&self) -> Result<()> {
+        let events = socket::poll(self.fd.as_fd(), libc::POLLOUT | libc::POLLIN, 1000)
+            .map_err(|e| system(&e, "submit"))?;
+        if events & libc::POLLOUT == 0 && events & libc::POLLIN != 0 {
+            // Another thread that completes will make room as well.
+            let Ok(_taking) = self.taking.try_lock() else {
+                std::thread::yield_now();
+                return Ok(());
+            };
+            self.take_aside()?;
+        }
+        Ok(())
+    }
+
+    /// Takes an answer, if there is one, and files it.
+    fn take_aside(&self) -> Result<()> {
+        match take(self.fd.as_fd(), usize::MAX, true) {
+            Ok(completion) => lock(&self.books).aside(completion),
+            Err(error) if error.kind() == ErrorKind::Again => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next answer, in the order of the requests. EAGAIN when `nonblock` or O_NONBLOCK is set and none
+    /// waits; otherwise it waits, even if nothing was submitted here: others may share the descriptor.
+    pub fn complete(&self, nonblock: bool, interrupted: Interrupted<'_>) -> Result<Completion> {
+        loop {
+            let done = {
+                let _taking = match self.taking.try_lock() {
+                    Ok(guard) => guard,
+                    Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+                    Err(TryLockError::WouldBlock) if nonblock => {
+                        return Err(again(
+                            "another thread is waiting for this cryptofd's answers",
+                        ));
+                    }
+                    Err(TryLockError::WouldBlock) => lock(&self.taking),
+                };
+                let mut books = lock(&self.books);
+                if let Some(completion) = books.early.pop_front() {
+                    return Ok(books.completed(completion));
+                }
+                drop(books);
+                take(self.fd.as_fd(), usize::MAX, nonblock)
+            };
+            match done {
+                Ok(completion) => {
+                    let mut books = lock(&self.books);
+                    if let Some(completion) = books.file(completion) {
+                        return Ok(books.completed(completion));
+                    }
+                }
+                Err(error) if error.errno() == libc::EINTR => interrupted()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many requests were submitted here and not completed yet.
+    pub fn outstanding(&self) -> usize {
+        lock(&self.books).outstanding.len()
+    }
+
+    /// Submits and waits for this answer. EBUSY while answers of `submit` are outstanding.
+    pub fn call(&self, request: &Request<'_>, interrupted: Interrupted<'_>) -> Result<Vec<u8>> {
+        self.exclusive()?;
+        self.ask(request, None, interrupted)?.result()
+    }
+
+    fn exclusive(&self) -> Result<()> {
+        match self.outstanding() {
+            0 => Ok(()),
+            number => Err(Error::new(
+                ErrorKind::System,
+                libc::EBUSY,
+                format!(
+                    "{number} answers are outstanding on this cryptofd: complete() them first, or clone"
+                ),
+            )),
+        }
+    }
+
+    /// Submits and waits; other answers are put where they belong.
+    fn ask(
+        &self,
+        request: &Request<'_>,
+        until: Option<Instant>,
+        interrupted: Interrupted<'_>,
+    ) -> Result<Completion> {
+        let id = {
+            let mut books = lock(&self.books);
+            let id = books.next();
+            books.calls.insert(id, None);
+            id
+        };
+        let mut sent = false;
+        let answer = loop {
+            let step = {
+                // One caller at a time.
+                let _taking = lock(&self.taking);
+                self.step(id, request, &mut sent, until)
+            };
+            match step {
+                Ok(Some(completion)) => break Ok(completion),
+                Ok(None) => {}
+                Err(error) if error.errno() == libc::EINTR => {
+                    if let Err(error) = interrupted() {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        let mut books = lock(&self.books);
+        let taken = books.calls.remove(&id).flatten();
+        if answer.is_err() && sent && taken.is_none() {
+            books.abandoned.insert(id);
+        }
+        answer
+    }
+
+    /// Sends the request of a call, or waits for its answer, until something has happened.
+    fn step(
+        &self,
+        id: u64,
+        request: &Request<'_>,
+        sent: &mut bool,
+        until: Option<Instant>,
+    ) -> Result<Option<Completion>> {
+        let fd = self.fd.as_fd();
+        loop {
+            if !*sent {
+                match send(fd, id, request, true) {
+                    Ok(()) => *sent = true,
+                    Err(error) if error.kind() == ErrorKind::Again => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let events = if *sent {
+                libc::POLLIN
+            } else {
+                libc::POLLIN | libc::POLLOUT
+            };
+            let patience = until.map_or(-1, |until| {
+                let left = until.saturating_duration_since(Instant::now());
+                left.as_millis().min(60_000) as i32
+            });
+            if let Some(Some(completion)) = lock(&self.books).calls.get_mut(&id).map(Option::take) {
+                return Ok(Some(completion));
+            }
+            let polled = socket::poll(fd, events, patience).map_err(|e| system(&e, "poll"))?;
+            if polled == 0 {
+                return Err(Error::system(libc::ETIMEDOUT, "waiting for an answer"));
+            }
+            if polled & libc::POLLOUT == 0 {
+                self.take_aside()?;
+            }
+        }
+    }
+
+    /// A fresh descriptor for the same session, with a running hash's or MAC's state.
+    pub fn try_clone(&self, interrupted: Interrupted<'_>) -> Result<Client> {
+        self.exclusive()?;
+        let completion = self.ask(&Request::new(Op::Clone), None, interrupted)?;
+        if completion.status != 0 {
+            return Err(record::error(completion.status, &completion.data));
+        }
+        let fd = completion
+            .fd
+            .ok_or_else(|| lying("a clone without a descriptor"))?;
+        let mut client = Client::new(fd);
+        client.info.clone_from(&self.info);
+        Ok(client)
+    }
+
+    /// Asks that the request `id` (or all, without) be refused with ECANCELED if it has not begun. Its own
+    /// answer comes in its turn.
+    pub fn cancel(
+        &self,
+        id: Option<u64>,
+        nonblock: bool,
+        interrupted: Interrupted<'_>,
+    ) -> Result<u64> {
+        let request = Request {
+            params: Params {
+                target: id,
+                ..Params::default()
+            },
+            ..Request::new(Op::Cancel)
+        };
+        self.submit(&request, nonblock, interrupted)
+    }
+
+    /// A second descriptor of the same end (dup): shares the answers.
+    pub fn duplicate(&self) -> Result<OwnedFd> {
+        duplicate(self.fd.as_fd())
+    }
+
+    /// The descriptor; what is outstanding is forgotten here.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+/// `done`, with a signal left to the caller.
+fn interruptible(done: Result<()>, interrupted: Interrupted<'_>) -> Result<()> {
+    match done {
+        Err(error) if error.errno() == libc::EINTR => interrupted(),
+        other => other,
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,442 @@
+//! One descriptor's serving end: takes requests, has them done in order, sends the answers.
+
+use super::work::Done;
+use super::{DESCRIPTORS, IN_FLIGHT, Shared, pool};
+use crate::error::{Error, Result};
+use crate::record::{self, Header, Incoming, Op};
+use crate::session::{Hasher, Session, Stream};
+use crate::sys::buffer::{Input, Output};
+use crate::sys::descriptor::{self, Guarded};
+use crate::sys::{memfd, socket};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bytes of requests that are taken ahead of the work.
+const AHEAD: usize = 256 << 10;
+/// Requests after which others have their turn.
+const TURN: usize = 64;
+
+/// What one descriptor has of its own: the running hash, MAC or stream.
+pub struct State {
+    shared: Arc<Shared>,
+    pub(super) hasher: Option<Hasher>,
+    pub(super) stream: Option<Stream>,
+}
+
+impl State {
+    pub(super) fn new(shared: Arc<Shared>) -> State {
+        shared.descriptors.fetch_add(1, Ordering::Relaxed);
+        State {
+            shared,
+            hasher: None,
+            stream: None,
+        }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.shared.session
+    }
+
+    /// The running hash or MAC, begun if it was not.
+    pub fn hasher(&mut self) -> Result<&mut Hasher> {
+        match &mut self.hasher {
+            Some(hasher) => Ok(hasher),
+            none => Ok(none.insert(self.shared.session.hasher()?)),
+        }
+    }
+
+    /// A state for another descriptor of the session.
+    pub fn fork(&self) -> Result<State> {
+        if self.stream.is_some() {
+            return Err(Error::unsupported(
+                "a stream is open on this descriptor: finish it before you clone",
+            ));
+        }
+        if self.shared.descriptors.load(Ordering::Relaxed) >= DESCRIPTORS {
+            return Err(Error::new(
+                crate::error::Kind::System,
+                libc::EMFILE,
+                format!(
+                    "this session has {DESCRIPTORS} descriptors, which is the limit: close some"
+                ),
+            ));
+        }
+        let hasher = match &self.hasher {
+            Some(hasher) => Some(hasher.fork()?),
+            None => None,
+        };
+        let mut fresh = State::new(self.shared.clone());
+        fresh.hasher = hasher;
+        Ok(fresh)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.shared.descriptors.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits for its turn.
+struct Waiting {
+    packet: Vec<u8>,
+    id: u64,
+    fds: Vec<Guarded>,
+    /// What it will be answered instead of being done.
+    refused: Option<Error>,
+    /// How many a CANCEL has cancelled.
+    cancelled: Option<u64>,
+}
+
+/// An answer that waits to be sent.
+struct Outgoing {
+    packet: Vec<u8>,
+    fd: Option<Guarded>,
+    op: u16,
+    id: u64,
+}
+
+/// What a turn ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Come back when there is a request.
+    Readable,
+    /// Come back when an answer can be sent.
+    Writable,
+    /// Come back at once.
+    Soon,
+    /// It is over.
+    Over,
+}
+
+/// A serving end.
+pub struct Connection {
+    end: Guarded,
+    state: State,
+    inbox: VecDeque<Waiting>,
+    ahead: usize,
+    outbox: Option<Outgoing>,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+impl Connection {
+    pub(super) fn new(end: Guarded, state: State) -> Connection {
+        Connection {
+            end,
+            state,
+            inbox: VecDeque::new(),
+            ahead: 0,
+            outbox: None,
+            ended: false,
+        }
+    }
+
+    /// The serving end; `None` if the program took it away.
+    pub(super) fn end(&self) -> Option<BorrowedFd<'_>> {
+        self.end.get()
+    }
+
+    /// Serves until there is nothing to do, or others must have their turn. `buffer` holds one record and
+    /// a byte more.
+    pub(super) fn turn(&mut self, buffer: &mut [u8]) -> Next {
+        if self.end.get().is_none() {
+            return Next::Over;
+        }
+        let mut budget = TURN;
+        loop {
+            match self.flush() {
+                Ok(true) => {}
+                Ok(false) => return Next::Writable,
+                Err(Gone) => return Next::Over,
+            }
+            if self.inbox.is_empty() && budget == 0 {
+                return Next::Readable;
+            }
+            if !self.ended && self.take(buffer).is_err() {
+                return Next::Over;
+            }
+            let Some(waiting) = self.inbox.pop_front() else {
+                return if self.ended {
+                    Next::Over
+                } else {
+                    Next::Readable
+                };
+            };
+            if budget == 0 {
+                self.inbox.push_front(waiting);
+                return Next::Soon;
+            }
+            budget -= 1;
+            self.ahead -= waiting.packet.len();
+            self.outbox = Some(self.answer(waiting));
+        }
+    }
+
+    /// Takes what is there, up to the limits.
+    fn take(&mut self, buffer: &mut [u8]) -> std::result::Result<(), Gone> {
+        while self.inbox.len() < IN_FLIGHT && self.ahead < AHEAD {
+            if self.inbox.back().is_some_and(|w| !w.fds.is_empty()) {
+                return Ok(());
+            }
+            let end = self.end.again();
+            let received = descriptor::making(|| {
+                let got = socket::receive(end, &mut [&mut *buffer], socket::Take::Whole, true)?;
+                let fds: Vec<Guarded> = got.fds.into_iter().map(Guarded::new).collect();
+                Ok::<_, std::io::Error>((got.length, fds, got.lost))
+            });
+            let (length, fds, lost) = match received {
+                Ok(received) => received,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::EAGAIN) => return Ok(()),
+                    // The other end closed with answers unread.
+                    Some(libc::ECONNRESET) => continue,
+                    _ => return Err(Gone),
+                },
+            };
+            if length == 0 {
+                // The end; or an empty packet, which is no record.
+                self.ended = true;
+                return Ok(());
+            }
+            let packet = &buffer[..length.min(buffer.len())];
+            let Some(id) = record::id(packet) else {
+                // What cannot even be refused ends the session, after what came before it.
+                self.ended = true;
+                return Ok(());
+            };
+            self.accept(packet.to_vec(), id, length, fds, lost);
+        }
+        Ok(())
+    }
+
+    /// Looks at a packet before its turn: what is wrong with it, and whom it cancels.
+    fn accept(&mut self, packet: Vec<u8>, id: u64, length: usize, fds: Vec<Guarded>, lost: bool) {
+        let mut waiting = Waiting {
+            packet,
+            id,
+            fds,
+            refused: None,
+            cancelled: None,
+        };
+        if length > record::RECORD {
+            waiting.refused = Some(Error::too_large(format!(
+                "a record of {length} bytes: at most {}; attach a memfd for more",
+                record::RECORD
+            )));
+        } else {
+            match Incoming::parse(&waiting.packet) {
+                Err(error) => waiting.refused = Some(error),
+                Ok(request) => {
+                    let expected = usize::from(request.attached > 0);
+                    if waiting.fds.len() > expected {
+                        waiting.refused = Some(Error::invalid(format!(
+                            "{} descriptors where {expected} belong",
+                            waiting.fds.len()
+                        )));
+                    } else if lost {
+                        waiting.refused = Some(Error::system(
+                            libc::EMFILE,
+                            "the serving process has no room for the attached descriptor",
+                        ));
+                    } else if waiting.fds.len() < expected {
+                        waiting.refused =
+                            Some(Error::invalid("the flag ATTACHED without a descriptor"));
+                    } else if request.op == Op::Cancel {
+                        waiting.cancelled = Some(cancel(&mut self.inbox, request.params.target));
+                    }
+                }
+            }
+        }
+        if waiting.refused.is_some() {
+            waiting.fds.clear();
+            // Only its id and op are needed for the answer.
+            waiting.packet.truncate(record::HEADER);
+        }
+        self.ahead += waiting.packet.len();
+        self.inbox.push_back(waiting);
+    }
+
+    /// Does a request, or says why not.
+    fn answer(&mut self, mut waiting: Waiting) -> Outgoing {
+        let fds = std::mem::take(&mut waiting.fds);
+        let done = match waiting.refused.take() {
+            Some(error) => Err(error),
+            None => self.done(&waiting, &fds),
+        };
+        drop(fds);
+        let (id, op) = (waiting.id, record::op(&waiting.packet));
+        match done.and_then(|done| outgoing(done, id, op)) {
+            Ok(outgoing) => outgoing,
+            Err(error) => refusal(&error, id, op),
+        }
+    }
+
+    fn done(&mut self, waiting: &Waiting, fds: &[Guarded]) -> Result<Done> {
+        let request = Incoming::parse(&waiting.packet)?;
+        if let Some(number) = waiting.cancelled {
+            let mut result = vec![0; record::HEADER];
+            result.extend_from_slice(&number.to_le_bytes());
+            return Ok(Done::Record(result));
+        }
+        let attached;
+        let (mut aad, mut data) = (request.aad, request.data);
+        if let Some(fd) = fds.first() {
+            attached = memfd::read(fd.again(), request.attached)?;
+            let (head, tail) = attached.split_at(request.attached_aad);
+            if !head.is_empty() {
+                aad = head;
+            }
+            data = tail;
+        }
+        self.state.work(&request, aad, data)
+    }
+
+    /// Sends what waits. False: there is no room yet.
+    fn flush(&mut self) -> std::result::Result<bool, Gone> {
+        let Some(outgoing) = self.outbox.take() else {
+            return Ok(true);
+        };
+        let fd = outgoing.fd.as_ref().map(Guarded::again);
+        let packet = &outgoing.packet[..];
+        match socket::send(self.end.again(), &[Input::from(packet)], fd, true) {
+            Ok(()) => {
+                wipe(outgoing.packet, outgoing.op);
+                Ok(true)
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(errno @ (libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => {
+                    if matches!(errno, libc::ENOBUFS | libc::ENOMEM) {
+                        // EPOLLOUT does not speak of memory: do not spin.
+                        std::thread::sleep(std::time::Duration::from_millis(5));
+                    }
+                    self.outbox = Some(outgoing);
+                    Ok(false)
+                }
+                // Too many descriptors on their way, or this one cannot travel: the answer is a refusal.
+                Some(errno) if outgoing.fd.is_some() && errno != libc::EPIPE => {
+                    if outgoing.op == Op::StreamUpdate as u16 {
+                        // Its output is lost, so what follows would not fit.
+                        self.state.stream = None;
+                    }
+                    let error = Error::system(errno, "passing the answer's descriptor");
+                    self.outbox = Some(refusal(&error, outgoing.id, outgoing.op));
+                    self.flush()
+                }
+                _ => Err(Gone),
+            },
+        }
+    }
+}
+
+/// The other end is gone.
+struct Gone;
+
+/// Refuses those that wait with ECANCELED: the one with the id `target`, or all. Returns how many.
+fn cancel(inbox: &mut VecDeque<Waiting>, target: Option<u64>) -> u64 {
+    let mut number = 0;
+    for waiting in inbox.iter_mut() {
+        let meant = target.is_none_or(|target| target == waiting.id);
+        if meant && waiting.refused.is_none() && waiting.cancelled.is_none() {
+            waiting.refused = Some(Error::system(libc::ECANCELED, "cancelled before it began"));
+            waiting.fds.clear();
+            number += 1;
+        }
+    }
+    number
+}
+
+/// An answer of what was done: in the record, in a memfd, or as a descriptor.
+fn outgoing(done: Done, id: u64, op: u16) -> Result<Outgoing> {
+    let mut header = Header {
+        op,
+        id,
+        ..Header::default()
+    };
+    match done {
+        Done::Clone(state) => {
+            let client = pool::serve_guarded(*state)?;
+            Ok(Outgoing {
+                packet: header.answer().to_vec(),
+                fd: Some(client),
+                op,
+                id,
+            })
+        }
+        Done::Record(mut packet) => {
+            let length = packet.len() - record::HEADER;
+            let fd = if length > record::INLINE_ANSWER {
+                header.flags = record::FLAG_ATTACHED;
+                header.attached = length as u64;
+                let fd = descriptor::making(|| memfd::create().map(Guarded::new))?;
+                memfd::fill(fd.again(), &[Input::from(&packet[record::HEADER..])])?;
+                packet.truncate(record::HEADER);
+                Some(fd)
+            } else {
+                header.data = length as u32;
+                None
+            };
+            packet[..record::HEADER].copy_from_slice(&header.answer());
+            Ok(Outgoing { packet, fd, op, id })
+        }
+    }
+}
+
+/// An answer that says no.
+fn refusal(error: &Error, id: u64, op: u16) -> Outgoing {
+    let sentence = record::message(error);
+    let header = Header {
+        op,
+        id,
+        // Never 0, which would be a success.
+        status: error.errno().clamp(1, 4095) as u32,
+        data: sentence.len() as u32,
+        ..Header::default()
+    };
+    let mut packet = header.answer().to_vec();
+    packet.extend_from_slice(sentence);
+    Outgoing {
+        packet,
+        fd: None,
+        op,
+        id,
+    }
+}
+
+/// Keys do not stay in freed memory.
+fn wipe(mut packet: Vec<u8>, op: u16) {
+    if matches!(
+        Op::from_number(op),
+        Some(Op::Unwrap | Op::Derive | Op::Random | Op::Decrypt)
+    ) {
+        Output::from(&mut packet[..]).wipe();
+    }
+}
+
+/// A connected pair: the serving end written down before any fork, and the client's.
+pub(super) fn pair() -> Result<(Guarded, OwnedFd)> {
+    descriptor::making(|| {
+        let (client, end) = socket::pair()
+            .map_err(|e| Error::system(e.raw_os_error().unwrap_or(libc::EIO), "socketpair"))?;
+        Ok((Guarded::new(end), client))
+    })
+}
+
+/// The same, with the client's end written down too: it is on its way to another process.
+pub(super) fn guarded_pair() -> Result<(Guarded, Guarded)> {
+    descriptor::making(|| {
+        let (client, end) = socket::pair()
+            .map_err(|e| Error::system(e.raw_os_error().unwrap_or(libc::EIO), "socketpair"))?;
+        Ok((Guarded::new(end), Guarded::new(client)))
+    })
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.again()
+    }
+}

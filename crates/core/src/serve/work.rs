@@ -1,0 +1,251 @@
+//! One request of a record, done by the session.
+
+use super::connection::State;
+use super::{ITERATIONS, MEMORY, limits};
+use crate::engine::Direction;
+use crate::error::{Error, Result};
+use crate::record::{self, Incoming, Op};
+use crate::secret;
+use crate::sys::buffer::{Input, Output};
+use crate::table::Kind;
+
+/// What a request gives.
+pub enum Done {
+    /// An answer's record with room for the header, and the result behind it.
+    Record(Vec<u8>),
+    /// A fresh state for a fresh descriptor.
+    Clone(Box<State>),
+}
+
+/// A result of `length` bytes, zeroed, behind room for a header.
+fn room(length: usize) -> Result<Vec<u8>> {
+    let limit = record::ATTACHED + (record::INLINE_ANSWER - record::INLINE);
+    if length > limit {
+        return Err(Error::too_large(format!(
+            "a result of {length} bytes: at most {limit} in one answer"
+        )));
+    }
+    let mut result = Vec::new();
+    result
+        .try_reserve_exact(record::HEADER + length)
+        .map_err(|_| Error::system(libc::ENOMEM, "a result"))?;
+    result.resize(record::HEADER + length, 0);
+    Ok(result)
+}
+
+/// The same with these bytes.
+fn copied(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut result = room(bytes.len())?;
+    result[record::HEADER..].copy_from_slice(bytes);
+    Ok(result)
+}
+
+/// Bytes wanted, which must be said and be reasonable.
+fn wanted(request: &Incoming<'_>) -> Result<usize> {
+    let length = request.params.length.ok_or_else(|| {
+        Error::invalid(format!(
+            "{}: the parameter LENGTH is missing",
+            request.op.name()
+        ))
+    })?;
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= record::ATTACHED)
+        .ok_or_else(|| {
+            Error::too_large(format!(
+                "{length} bytes: at most {} in one answer",
+                record::ATTACHED
+            ))
+        })
+}
+
+impl State {
+    /// Does `request`, whose aad and data are `aad` and `data`.
+    pub fn work(&mut self, request: &Incoming<'_>, aad: &[u8], data: &[u8]) -> Result<Done> {
+        let done = match request.op {
+            Op::Clone => return Ok(Done::Clone(Box::new(self.fork()?))),
+            Op::Info => {
+                let info = self.session().info().json(limits()).to_string();
+                copied(info.as_bytes())?
+            }
+            // Counted where the queue is.
+            Op::Cancel => room(0)?,
+            Op::Ring => {
+                return Err(Error::unsupported(
+                    "no rings here: a brokered session has them",
+                ));
+            }
+            Op::Encrypt => self.crypt(Direction::Encrypt, request.iv, aad, data)?,
+            Op::Decrypt => self.crypt(Direction::Decrypt, request.iv, aad, data)?,
+            Op::Digest => {
+                let mut result = room(self.digest_length(request)?)?;
+                self.session()
+                    .digest(Input::from(data), &mut result[record::HEADER..])?;
+                result
+            }
+            Op::Verify => self.verify(request, data)?,
+            Op::Wrap => copied(&self.session().wrap(data)?)?,
+            Op::Unwrap => copied(self.session().unwrap(data)?.expose())?,
+            Op::Derive => self.derive(request)?,
+            Op::Random => {
+                let mut result = room(wanted(request)?)?;
+                self.session().random(&mut result[record::HEADER..])?;
+                result
+            }
+            Op::Update => {
+                self.hasher()?.update(Input::from(data))?;
+                room(0)?
+            }
+            Op::Finish | Op::Peek => {
+                let mut result = room(self.digest_length(request)?)?;
+                let out = &mut result[record::HEADER..];
+                if request.op == Op::Finish {
+                    self.hasher()?.finish(out)?;
+                } else {
+                    self.hasher()?.peek(out)?;
+                }
+                result
+            }
+            Op::Reset => {
+                // A stream that lost its state begins anew here as well.
+                self.stream = None;
+                if self.hasher.is_some() {
+                    self.hasher = None;
+                    self.hasher()?;
+                }
+                room(0)?
+            }
+            Op::StreamBegin => {
+                let direction = request.params.direction.ok_or_else(|| {
+                    Error::invalid("STREAM_BEGIN: the parameter DIRECTION is missing")
+                })?;
+                self.stream = None;
+                self.stream = Some(self.session().stream(direction, request.iv)?);
+                room(0)?
+            }
+            Op::StreamUpdate => {
+                let stream = self.stream.as_mut().ok_or_else(no_stream)?;
+                let mut result = room(stream.room(data.len()))?;
+                let out = Output::from(&mut result[record::HEADER..]);
+                let given = stream.update(Input::from(data), out)?;
+                result.truncate(record::HEADER + given);
+                result
+            }
+            Op::StreamFinish => {
+                let stream = self.stream.as_mut().ok_or_else(no_stream)?;
+                let mut result = room(stream.final_room())?;
+                let given = stream.finish(Output::from(&mut result[record::HEADER..]))?;
+                result.truncate(record::HEADER + given);
+                self.stream = None;
+                result
+            }
+        };
+        Ok(Done::Record(done))
+    }
+
+    fn crypt(&self, direction: Direction, iv: &[u8], aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+        let session = self.session();
+        let (tag, length) = (session.tag_size(), data.len());
+        let aead = session.algorithm().kind == Kind::Aead;
+        if !aead && !aad.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} takes no aad",
+                session.algorithm().name
+            )));
+        }
+        let size = match (aead, direction) {
+            (true, Direction::Encrypt) => length + tag,
+            (true, Direction::Decrypt) => length.saturating_sub(tag),
+            (false, _) => session.cipher_room(direction, length),
+        };
+        let mut result = room(size)?;
+        let out = Output::from(&mut result[record::HEADER..]);
+        let (aad, data) = (Input::from(aad), Input::from(data));
+        let given = match (aead, direction) {
+            (true, Direction::Encrypt) => session.seal(iv, aad, data, out).map(|()| size)?,
+            (true, Direction::Decrypt) => session.unseal(iv, aad, data, out).map(|()| size)?,
+            (false, _) => session.crypt(direction, iv, data, out)?,
+        };
+        result.truncate(record::HEADER + given);
+        Ok(result)
+    }
+
+    /// Bytes of the digest: the algorithm's, or LENGTH of an XOF.
+    fn digest_length(&self, request: &Incoming<'_>) -> Result<usize> {
+        let session = self.session();
+        let own = session.digest_size();
+        match (session.algorithm().kind, request.params.length) {
+            (Kind::Xof, Some(_)) => wanted(request),
+            (Kind::Hash | Kind::Mac, Some(length)) if length != own as u64 => Err(Error::invalid(
+                format!("{length} bytes: {} gives {own}", session.algorithm().name),
+            )),
+            _ => Ok(own),
+        }
+    }
+
+    fn verify(&mut self, request: &Incoming<'_>, data: &[u8]) -> Result<Vec<u8>> {
+        let session = self.session().clone();
+        let algorithm = session.algorithm();
+        if algorithm.kind != Kind::Mac {
+            return Err(Error::unsupported(format!(
+                "{} is a {}: it does not verify",
+                algorithm.name,
+                algorithm.kind.name()
+            )));
+        }
+        let tag = request
+            .params
+            .tag
+            .ok_or_else(|| Error::invalid("VERIFY: the parameter TAG is missing"))?;
+        if tag.len() != session.digest_size() {
+            return Err(Error::invalid(format!(
+                "a tag of {} bytes: this session's have {}",
+                tag.len(),
+                session.digest_size()
+            )));
+        }
+        let mut own = zeroize::Zeroizing::new(vec![0; tag.len()]);
+        if request.flags & record::FLAG_RUNNING != 0 {
+            let hasher = self.hasher()?;
+            hasher.update(Input::from(data))?;
+            hasher.finish(&mut own)?;
+        } else {
+            session.digest(Input::from(data), &mut own)?;
+        }
+        if secret::equal(&own, tag) {
+            room(0)
+        } else {
+            Err(Error::bad_tag())
+        }
+    }
+
+    fn derive(&self, request: &Incoming<'_>) -> Result<Vec<u8>> {
+        let with = request.params.derivation();
+        if with.iterations > ITERATIONS {
+            return Err(Error::too_large(format!(
+                "{} iterations: at most {ITERATIONS} through a descriptor",
+                with.iterations
+            )));
+        }
+        let memory = with
+            .n
+            .checked_mul(128)
+            .and_then(|m| m.checked_mul(u64::from(with.r)));
+        let work = memory.and_then(|m| m.checked_mul(u64::from(with.p)));
+        if memory.is_none_or(|m| m > MEMORY) || work.is_none_or(|w| w > MEMORY * 64) {
+            return Err(Error::too_large(format!(
+                "n={} r={} p={}: at most {MEMORY} bytes of memory (128 n r) and 64 times that in all through \
+                 a descriptor",
+                with.n, with.r, with.p
+            )));
+        }
+        let mut result = room(wanted(request)?)?;
+        self.session()
+            .derive(&with, &mut result[record::HEADER..])?;
+        Ok(result)
+    }
+}
+
+fn no_stream() -> Error {
+    Error::invalid("no stream is open on this descriptor: STREAM_BEGIN first")
+}
