@@ -98,6 +98,11 @@ class Sizes:
     def __contains__(self, size: int) -> bool:
         return self.min <= size <= self.max and (size - self.min) % self.step == 0
 
+    def __str__(self) -> str:
+        if self.min == self.max:
+            return str(self.min)
+        return f"{self.min}-{self.max}" + (f" by {self.step}" if self.step > 1 else "")
+
 
 @dataclass(frozen=True)
 class Streaming:
