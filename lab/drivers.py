@@ -1,4 +1,4 @@
-"""The kernel's crypto drivers, asked by netlink (linux/cryptouser.h), and which Linux 7.2 still has."""
+"""The kernel's crypto drivers (netlink, linux/cryptouser.h), and which of them Linux 7.2 shows."""
 
 from __future__ import annotations
 

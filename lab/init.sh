@@ -12,6 +12,8 @@ if [ "$1" = job ]; then
     # The serial line is the job's; it is raw, so that what was written is what the host reads.
     job=/dev/ttyS1; [ -n "$lab_exchange" ] && job=/dev/ttyS0
     $BUSYBOX stty -F $job raw -echo
+    # There is no udev that would load the driver of the machine's crypto device.
+    [ -z "$HARDWARE" ] || /sbin/modprobe -d "$MODULES" "$HARDWARE"
     : >/run/lab/booted
     /bin/sh /run/lab/job.sh >$job 2>&1
     echo $? >/run/lab/status.new && $BUSYBOX sync && $BUSYBOX mv /run/lab/status.new /run/lab/status
@@ -35,7 +37,7 @@ else
     mount -t 9p -o "$nine,cache=none" exchange /exchange || die "no exchange directory"
 fi
 
-. /exchange/boot.env    # KEEP, HIDE, MODULES, SYSCTL
+. /exchange/boot.env    # KEEP, HIDE, MODULES, SYSCTL, HARDWARE
 
 # What must stay visible although it lies below a directory that becomes a tmpfs.
 n=0
@@ -78,5 +80,5 @@ if [ -n "$SYSCTL" ] && [ -d /proc/sys/crypto ]; then
 fi
 
 for path in dev proc sys; do mount --move /$path /host/$path; done
-export BUSYBOX=/run/lab-init/busybox
+export MODULES HARDWARE BUSYBOX=/run/lab-init/busybox
 exec switch_root -c /dev/console /host $BUSYBOX sh /run/lab-init/init job

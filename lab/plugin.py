@@ -43,7 +43,7 @@ class Selection:
         linux: str | None = None,
         uid: int = 0,
         hardware: bool = False,
-        patience: float = 120.0,
+        patience: float = 300.0,
     ) -> None:
         object.__setattr__(self, "setting", Setting(kernel, linux, uid, hardware))
         object.__setattr__(self, "arguments", arguments)
@@ -158,7 +158,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     own = pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,
-        keywords={name: 1 for name in item.keywords},
+        keywords=dict.fromkeys(item.keywords, 1),
         outcome="failed" if problems else "passed",
         longrepr="\n".join(problems) or None,
         when="call",

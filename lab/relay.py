@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,38 @@ def main() -> int:
         descriptor = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         child = os.fork()
         if child == 0:
-            os._exit(_pytest(arguments, descriptor))
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        Relay(descriptor).say(kind="end", status=code)
+            code = _pytest(arguments, descriptor)
+            Relay(descriptor).say(kind="end", status=code)
+            os._exit(code)
+        code = _wait(child, events)
+        if not _has_ended(events):
+            Relay(descriptor).say(kind="end", status=code)
         os.close(descriptor)
         worst = max(worst, abs(code))
     return worst
+
+
+def _wait(child: int, events: Path) -> int:
+    """The child's exit status, or what it said last if the kernel does not let it end.
+
+    A thread that waits for a device that was pulled cannot be killed, nor can its process.
+    """
+    pidfd = os.pidfd_open(child)
+    try:
+        while not select.select([pidfd], [], [], 1.0)[0]:
+            if (status := _has_ended(events)) and not select.select([pidfd], [], [], 5.0)[0]:
+                return int(status["status"])
+    finally:
+        os.close(pidfd)
+    _, code = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(code)
+
+
+def _has_ended(events: Path) -> dict[str, Any] | None:
+    """The event that the child ended with, if it came so far."""
+    lines = events.read_bytes().splitlines()
+    last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return last if last.get("kind") == "end" else None
 
 
 def _pytest(arguments: list[str], descriptor: int) -> int:

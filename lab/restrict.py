@@ -69,7 +69,7 @@ _LONGEST = 4096
 
 
 def run(linux: str, command: Sequence[str], *, uid: int | None = None) -> int:
-    """Runs the command under the answers of this Linux; returns its exit status as a shell would."""
+    """Runs the command under the answers of this Linux; its exit status is what a shell gives."""
     if linux not in LINUX:
         raise LabError(f"no Linux {linux!r}; there are {', '.join(LINUX)}")
     level = linux.partition(":")[2]
@@ -159,7 +159,7 @@ def _decide(listener: int, call: syscalls.Call, allowlist: bool) -> int | None:
         if not _ADDRESS.size < call.length <= _LONGEST:
             return None  # the kernel refuses such an address by itself
         try:
-            with open(f"/proc/{call.thread}/mem", "rb", buffering=0) as memory:
+            with Path(f"/proc/{call.thread}/mem").open("rb", buffering=0) as memory:
                 address = os.pread(memory.fileno(), call.length, call.address)
         except OSError:
             return errno.EFAULT
@@ -231,10 +231,10 @@ def _status(thread: int) -> dict[str, str]:
 def _privileged(thread: int, facts: dict[str, str]) -> bool:
     """Capabilities count in the first user namespace only (init's, which this process shares)."""
     try:
-        theirs = os.readlink(f"/proc/{thread}/ns/user")
+        theirs = Path(f"/proc/{thread}/ns/user").readlink()
     except FileNotFoundError:
         return False
     effective = int(facts["CapEff"], 16)
-    return theirs == os.readlink("/proc/1/ns/user") and bool(
+    return theirs == Path("/proc/1/ns/user").readlink() and bool(
         effective & (1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN)
     )

@@ -2,7 +2,11 @@
 
 from itertools import product
 
+import pytest
+
 from lab import Selection
+
+pytestmark = pytest.mark.lab
 
 CHECK = "tests/lab/inner/check_answers.py"
 

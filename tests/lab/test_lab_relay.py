@@ -11,6 +11,8 @@ import pytest
 from lab.common import NAMES
 from lab.kernels import CHECKOUT
 
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
 RECORDER = """
 import json
 
@@ -39,7 +41,7 @@ def relayed(tmp_path: Path, module: str) -> tuple[list[tuple[str, str]], dict[st
         env={"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -52,7 +54,6 @@ def relayed(tmp_path: Path, module: str) -> tuple[list[tuple[str, str]], dict[st
     return outcomes, said, done.stdout
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kernel", NAMES)
 def test_three_results_come_back_as_they_were(kernel: str, tmp_path: Path) -> None:
     check = "tests/lab/inner/check_three.py"
@@ -73,7 +74,6 @@ def test_three_results_come_back_as_they_were(kernel: str, tmp_path: Path) -> No
     assert "1 failed, 2 passed, 1 skipped" in output
 
 
-@pytest.mark.timeout(300)
 def test_selections_with_one_setting_share_a_boot_and_stay_apart(tmp_path: Path) -> None:
     module = """
         check = "tests/lab/inner/check_three.py"
