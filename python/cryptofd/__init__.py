@@ -29,7 +29,7 @@ from cryptofd.errors import (
 from cryptofd.version import __version__
 
 if TYPE_CHECKING:
-    from cryptofd.description import Algorithm, Candidate, EngineInfo, Info
+    from cryptofd.description import Algorithm, Candidate, EngineInfo
 
 __all__ = [
     "NONBLOCK",
