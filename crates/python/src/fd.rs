@@ -1,18 +1,23 @@
 //! `CryptoFD`: one algorithm, one key, one engine; the whole everyday API.
 
 use crate::errors::Raise;
-use crate::ffi::{View, new_bytes};
+use crate::ffi::{self, View, new_bytes};
 use crate::hash::LONG;
+use crate::remote::{self, Facts, Remote};
 use crate::stream::Stream;
-use cryptofd_core::engine::{Blake2, Derivation, Direction, Hardware, Key};
+use cryptofd_core::client::Client;
+use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
 use cryptofd_core::error::Error;
+use cryptofd_core::record::{FLAG_RUNNING, Op, Params, Request as Record};
 use cryptofd_core::secret::{Secret, equal};
+use cryptofd_core::serve;
 use cryptofd_core::session::{Hasher, Request, Session};
 use cryptofd_core::sys::buffer::{Input, Output};
 use cryptofd_core::table::Kind;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, RwLock};
 use zeroize::Zeroizing;
 
@@ -139,20 +144,90 @@ pub fn open(
     let request = settings(algorithm, key, options)?;
     let session = python.detach(|| Session::open(request)).map_err(Raise)?;
     Ok(CryptoFD {
-        state: RwLock::new(Some(session)),
-        running: Mutex::new(None),
+        nonblock: flags & libc::O_NONBLOCK != 0,
+        ..CryptoFD::new(Backing::Local(session), None)
     })
+}
+
+/// Takes over a descriptor that another process, thread or program opened. InvalidArgument (EINVAL), and
+/// the descriptor stays the caller's, if it is not a cryptofd. It is close-on-exec from here on.
+#[pyfunction]
+pub fn adopt(python: Python<'_>, fd: i32) -> PyResult<CryptoFD> {
+    // The check runs on a copy, so that a number that is no cryptofd is not closed by us.
+    let copy = ffi::duplicate(fd).map_err(Raise)?;
+    let probe = remote::adopt(python, copy)?;
+    let facts = Facts::new(probe.info())?;
+    drop(probe);
+    let client = Client::new(ffi::own(fd).map_err(Raise)?);
+    Ok(CryptoFD::new(Backing::Remote(Arc::new(Remote { client, facts })), None))
+}
+
+/// An answer that was taken: `id` is submit()'s; `data` is the result, or raises what the request raised.
+#[pyclass(frozen, module = "cryptofd")]
+pub struct Completion {
+    /// What submit() returned.
+    #[pyo3(get)]
+    id: u64,
+    result: Result<Py<PyBytes>, Error>,
+}
+
+#[pymethods]
+impl Completion {
+    /// The result; raises the request's error.
+    #[getter]
+    fn data(&self, python: Python<'_>) -> PyResult<Py<PyBytes>> {
+        match &self.result {
+            Ok(data) => Ok(data.clone_ref(python)),
+            Err(error) => Err(raise(error.clone())),
+        }
+    }
+
+    /// The request's error, or None.
+    #[getter]
+    fn error(&self) -> Option<PyErr> {
+        self.result.as_ref().err().map(|error| raise(error.clone()))
+    }
+
+    fn __iter__<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let pair = (self.id, self.data(python)?).into_pyobject(python)?;
+        Ok(pair.try_iter()?.into_any())
+    }
+
+    fn __repr__(&self) -> String {
+        match &self.result {
+            Ok(_) => format!("<completion {}>", self.id),
+            Err(error) => format!("<completion {}: {error}>", self.id),
+        }
+    }
+}
+
+/// Where the session is.
+#[derive(Clone)]
+enum Backing {
+    /// In this process: calls go straight to it.
+    Local(Arc<Session>),
+    /// Behind a descriptor: calls are records.
+    Remote(Arc<Remote>),
+    Closed,
 }
 
 /// A session that a program holds.
 #[pyclass(frozen, module = "cryptofd")]
 pub struct CryptoFD {
-    state: RwLock<Option<Arc<Session>>>,
+    backing: RwLock<Backing>,
+    /// A local session's running hash or MAC.
     running: Mutex<Option<Hasher>>,
+    /// A local session's descriptor, made when it is asked for.
+    descriptor: Mutex<Option<Arc<Client>>>,
+    nonblock: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn raise(error: Error) -> PyErr {
+    Raise(error).into()
 }
 
 /// A nonce: small, copied to the stack.
@@ -193,10 +268,87 @@ fn input<'a>(view: &'a Option<View<'_>>) -> Input<'a> {
     view.as_ref().map_or(Input::EMPTY, View::input)
 }
 
+fn op(direction: Direction) -> Op {
+    match direction {
+        Direction::Encrypt => Op::Encrypt,
+        Direction::Decrypt => Op::Decrypt,
+    }
+}
+
 impl CryptoFD {
-    fn session(&self) -> Result<Arc<Session>, Raise> {
-        let state = self.state.read().unwrap_or_else(|e| e.into_inner());
-        state.clone().ok_or_else(|| Raise(Error::closed()))
+    fn new(backing: Backing, running: Option<Hasher>) -> CryptoFD {
+        CryptoFD {
+            backing: RwLock::new(backing),
+            running: Mutex::new(running),
+            descriptor: Mutex::new(None),
+            nonblock: false,
+        }
+    }
+
+    fn backing(&self) -> Backing {
+        self.backing
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+
+    fn facts(&self) -> PyResult<Facts> {
+        match self.backing() {
+            Backing::Local(session) => Ok(Facts {
+                algorithm: session.algorithm(),
+                tag_size: session.tag_size(),
+                digest_size: session.digest_size(),
+            }),
+            Backing::Remote(remote) => Ok(remote.facts),
+            Backing::Closed => Err(raise(Error::closed())),
+        }
+    }
+
+    /// The session, where it is in this process.
+    fn local(&self) -> PyResult<Arc<Session>> {
+        match self.backing() {
+            Backing::Local(session) => Ok(session),
+            _ => Err(raise(Error::closed())),
+        }
+    }
+
+    /// Sends a record where the session is behind a descriptor; `None` where it is here.
+    fn call(&self, python: Python<'_>, record: &Record<'_>) -> PyResult<Option<Vec<u8>>> {
+        match self.backing() {
+            Backing::Local(_) => Ok(None),
+            Backing::Remote(remote) => remote::call(python, &remote.client, record).map(Some),
+            Backing::Closed => Err(raise(Error::closed())),
+        }
+    }
+
+    /// Runs `f` with the client of the descriptor; a local session gets one when it is asked for.
+    fn with_client<T>(
+        &self,
+        python: Python<'_>,
+        f: impl FnOnce(&Client) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let session = match self.backing() {
+            Backing::Local(session) => session,
+            Backing::Remote(remote) => return f(&remote.client),
+            Backing::Closed => return Err(raise(Error::closed())),
+        };
+        let client = python
+            .detach(|| {
+                let mut place = lock(&self.descriptor);
+                if let Some(client) = place.as_ref() {
+                    return Ok(client.clone());
+                }
+                let running = lock(&self.running).as_ref().map(Hasher::fork).transpose()?;
+                let fd = serve::serve(session, running)?;
+                if self.nonblock {
+                    ffi::set_nonblock(fd.as_fd())?;
+                }
+                let client = Arc::new(Client::new(fd));
+                *place = Some(client.clone());
+                Ok(client)
+            })
+            .map_err(raise)?;
+        f(&client)
     }
 
     fn both<'py>(
@@ -207,11 +359,23 @@ impl CryptoFD {
         iv: Option<&Bound<'py, PyAny>>,
         aad: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let session = self.session()?;
         let data = View::read(data)?;
         let nonce = Nonce::read(iv)?;
         let aad = optional(aad)?;
         let (from, with) = (data.input(), input(&aad));
+        let session = match self.backing() {
+            Backing::Local(session) => session,
+            Backing::Remote(remote) => {
+                let record = Record {
+                    iv: nonce.get(),
+                    aad: with,
+                    ..Record::with(op(direction), from)
+                };
+                let answer = Zeroizing::new(remote::call(python, &remote.client, &record)?);
+                return Ok(PyBytes::new(python, &answer));
+            }
+            Backing::Closed => return Err(raise(Error::closed())),
+        };
         let long = from.len() > LONG || with.len() > LONG;
         new_bytes(python, room(&session, direction, from.len())?, |out| {
             let work = || transform(&session, direction, nonce.get(), with, from, out);
@@ -219,7 +383,6 @@ impl CryptoFD {
         })
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn into<'py>(
         &self,
         python: Python<'py>,
@@ -229,23 +392,38 @@ impl CryptoFD {
         iv: Option<&Bound<'py, PyAny>>,
         aad: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<usize> {
-        let session = self.session()?;
         let target = View::write(out)?;
         let data = View::read(data)?;
         let nonce = Nonce::read(iv)?;
         let aad = optional(aad)?;
         let (from, with) = (data.input(), input(&aad));
-        let room = room(&session, direction, from.len())?;
-        if target.len() < room {
-            return Err(PyErr::from(Raise(Error::too_large(format!(
-                "out has {} bytes where {room} are needed",
-                target.len()
-            )))));
-        }
-        let out = target.output().split_at(room).0;
+        let fits = |room: usize| {
+            if target.len() < room {
+                return Err(raise(Error::too_large(format!(
+                    "out has {} bytes where {room} are needed",
+                    target.len()
+                ))));
+            }
+            Ok(target.output().split_at(room).0)
+        };
+        let session = match self.backing() {
+            Backing::Local(session) => session,
+            Backing::Remote(remote) => {
+                let record = Record {
+                    iv: nonce.get(),
+                    aad: with,
+                    ..Record::with(op(direction), from)
+                };
+                let answer = Zeroizing::new(remote::call(python, &remote.client, &record)?);
+                fits(answer.len())?.copy_from(&answer);
+                return Ok(answer.len());
+            }
+            Backing::Closed => return Err(raise(Error::closed())),
+        };
+        let out = fits(room(&session, direction, from.len())?)?;
         python
             .detach(|| transform(&session, direction, nonce.get(), with, from, out))
-            .map_err(|error| Raise(error).into())
+            .map_err(raise)
     }
 
     fn many<'py>(
@@ -283,7 +461,7 @@ impl CryptoFD {
         python: Python<'_>,
         f: impl FnOnce(&mut Hasher) -> cryptofd_core::Result<T> + Send,
     ) -> PyResult<T> {
-        let session = self.session()?;
+        let session = self.local()?;
         python
             .detach(|| {
                 let mut running = lock(&self.running);
@@ -295,21 +473,32 @@ impl CryptoFD {
                     None => Err(Error::closed()),
                 }
             })
-            .map_err(|error| Raise(error).into())
+            .map_err(raise)
     }
 
-    fn digest_length(&self, length: Option<usize>) -> PyResult<usize> {
-        let session = self.session()?;
-        match (session.algorithm().kind, length) {
-            (Kind::Xof, Some(length)) => Ok(length),
-            (_, None) => Ok(session.digest_size()),
-            (_, Some(length)) if length == session.digest_size() => Ok(length),
-            (_, Some(length)) => Err(PyErr::from(Raise(Error::invalid(format!(
-                "digest({length}): {} gives {} bytes; only shake128 and shake256 give any number",
-                session.algorithm().name,
-                session.digest_size()
-            ))))),
+    /// The digest of what was taken so far.
+    fn peek(&self, python: Python<'_>, length: Option<usize>) -> PyResult<Vec<u8>> {
+        let facts = self.facts()?;
+        let xof = facts.algorithm.kind == Kind::Xof;
+        let size = length.unwrap_or(facts.digest_size);
+        if size != facts.digest_size && !xof {
+            return Err(raise(Error::invalid(format!(
+                "digest({size}): {} gives {} bytes; only shake128 and shake256 give any number",
+                facts.algorithm.name, facts.digest_size
+            ))));
         }
+        let mut record = Record::new(Op::Peek);
+        record.params.length = xof.then_some(size as u64);
+        if let Some(digest) = self.call(python, &record)? {
+            return Ok(digest);
+        }
+        let mut out = Vec::new();
+        if out.try_reserve_exact(size).is_err() {
+            return Err(PyMemoryError::new_err("more bytes than fit in memory"));
+        }
+        out.resize(size, 0);
+        self.hashing(python, |hasher| hasher.peek(&mut out))?;
+        Ok(out)
     }
 }
 
@@ -420,22 +609,38 @@ impl CryptoFD {
 
     /// A cipher's message in pieces: `direction` is "encrypt" or "decrypt".
     #[pyo3(signature = (direction, iv=None))]
-    fn stream(&self, direction: &str, iv: Option<&Bound<'_, PyAny>>) -> PyResult<Stream> {
+    fn stream(
+        &self,
+        python: Python<'_>,
+        direction: &str,
+        iv: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Stream> {
         let direction = match direction {
             "encrypt" => Direction::Encrypt,
             "decrypt" => Direction::Decrypt,
             other => {
-                return Err(PyValueError::new_err(format!(
+                return Err(raise(Error::invalid(format!(
                     "stream({other:?}): \"encrypt\" or \"decrypt\""
-                )));
+                ))));
             }
         };
         let nonce = Nonce::read(iv)?;
-        let stream = self
-            .session()?
-            .stream(direction, nonce.get())
-            .map_err(Raise)?;
-        Ok(Stream::new(stream))
+        match self.backing() {
+            Backing::Local(session) => {
+                let stream = session.stream(direction, nonce.get()).map_err(Raise)?;
+                Ok(Stream::new(stream))
+            }
+            Backing::Remote(remote) => {
+                // A descriptor of its own, so that the stream and other calls do not meet.
+                let client = remote::clone(python, &remote.client)?;
+                let mut record = Record::new(Op::StreamBegin);
+                record.iv = nonce.get();
+                record.params.direction = Some(direction);
+                remote::call(python, &client, &record)?;
+                Ok(Stream::remote(client))
+            }
+            Backing::Closed => Err(raise(Error::closed())),
+        }
     }
 
     /// Wraps a key (RFC 3394, RFC 5649).
@@ -445,7 +650,10 @@ impl CryptoFD {
         key: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let key = Zeroizing::new(View::read(key)?.to_vec());
-        let wrapped = self.session()?.wrap(&key).map_err(Raise)?;
+        let wrapped = match self.call(python, &Record::with(Op::Wrap, &*key))? {
+            Some(wrapped) => wrapped,
+            None => self.local()?.wrap(&key).map_err(Raise)?,
+        };
         Ok(PyBytes::new(python, &wrapped))
     }
 
@@ -456,13 +664,16 @@ impl CryptoFD {
         wrapped: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let wrapped = View::read(wrapped)?.to_vec();
-        let key = self.session()?.unwrap(&wrapped).map_err(Raise)?;
+        if let Some(key) = self.call(python, &Record::with(Op::Unwrap, &wrapped))? {
+            return Ok(PyBytes::new(python, &Zeroizing::new(key)));
+        }
+        let key = self.local()?.unwrap(&wrapped).map_err(Raise)?;
         Ok(PyBytes::new(python, key.expose()))
     }
 
     /// Derives `length` bytes. hkdf: salt, info; pbkdf2: salt, iterations; scrypt: salt, n, r, p;
     /// kdf108-ctr: info, the fixed input.
-    #[pyo3(signature = (length, *, salt=None, info=None, iterations=0, n=0, r=0, p=0))]
+    #[pyo3(signature = (length, *, salt=None, info=None, iterations=None, n=None, r=None, p=None))]
     #[allow(clippy::too_many_arguments)]
     fn derive<'py>(
         &self,
@@ -470,44 +681,51 @@ impl CryptoFD {
         length: usize,
         salt: Option<&Bound<'py, PyAny>>,
         info: Option<&Bound<'py, PyAny>>,
-        iterations: u32,
-        n: u64,
-        r: u32,
-        p: u32,
+        iterations: Option<u32>,
+        n: Option<u64>,
+        r: Option<u32>,
+        p: Option<u32>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let session = self.session()?;
-        if session.algorithm().kind == Kind::Kdf && length as u64 > session.algorithm().max_message
-        {
-            return Err(PyErr::from(Raise(Error::too_large(format!(
+        let algorithm = self.facts()?.algorithm;
+        // Before so much memory is asked for.
+        if algorithm.kind == Kind::Kdf && length as u64 > algorithm.max_message {
+            return Err(raise(Error::too_large(format!(
                 "{length} bytes: {} derives at most {}",
-                session.algorithm().name,
-                session.algorithm().max_message
-            )))));
+                algorithm.name, algorithm.max_message
+            ))));
         }
-        let salt = optional(salt)?.map_or(Vec::new(), |view| view.to_vec());
-        let info = optional(info)?.map_or(Vec::new(), |view| view.to_vec());
+        let (salt, info) = (copy(salt)?, copy(info)?);
+        let mut record = Record::new(Op::Derive);
+        record.params = Params {
+            length: Some(length as u64),
+            salt: salt.as_deref(),
+            info: info.as_deref(),
+            iterations,
+            n,
+            r,
+            p,
+            ..Params::default()
+        };
+        if let Some(derived) = self.call(python, &record)? {
+            return Ok(PyBytes::new(python, &Zeroizing::new(derived)));
+        }
+        let session = self.local()?;
+        let with = record.params.derivation();
         PyBytes::new_with(python, length, |out| {
-            let with = Derivation {
-                salt: &salt,
-                info: &info,
-                iterations,
-                n,
-                r,
-                p,
-            };
-            python
-                .detach(|| session.derive(&with, out))
-                .map_err(|error| Raise(error).into())
+            python.detach(|| session.derive(&with, out)).map_err(raise)
         })
     }
 
     /// `size` random bytes.
     fn read<'py>(&self, python: Python<'py>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
-        let session = self.session()?;
+        let mut record = Record::new(Op::Random);
+        record.params.length = Some(size as u64);
+        if let Some(bytes) = self.call(python, &record)? {
+            return Ok(PyBytes::new(python, &Zeroizing::new(bytes)));
+        }
+        let session = self.local()?;
         PyBytes::new_with(python, size, |out| {
-            python
-                .detach(|| session.random(out))
-                .map_err(|error| Raise(error).into())
+            python.detach(|| session.random(out)).map_err(raise)
         })
     }
 
@@ -515,7 +733,10 @@ impl CryptoFD {
     fn update(&self, python: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = View::read(data)?;
         let input = data.input();
-        self.hashing(python, |hasher| hasher.update(input))
+        match self.call(python, &Record::with(Op::Update, input))? {
+            Some(_) => Ok(()),
+            None => self.hashing(python, |hasher| hasher.update(input)),
+        }
     }
 
     /// Hash, MAC: the digest of what was taken so far; more may be taken afterwards. `length` for shake.
@@ -525,60 +746,165 @@ impl CryptoFD {
         python: Python<'py>,
         length: Option<usize>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let length = self.digest_length(length)?;
-        PyBytes::new_with(python, length, |out| {
-            self.hashing(python, |hasher| hasher.peek(out))
-        })
+        Ok(PyBytes::new(python, &self.peek(python, length)?))
     }
 
     /// The digest in hexadecimal.
     #[pyo3(signature = (length=None))]
     fn hexdigest(&self, python: Python<'_>, length: Option<usize>) -> PyResult<String> {
-        let mut out = vec![0; self.digest_length(length)?];
-        self.hashing(python, |hasher| hasher.peek(&mut out))?;
-        Ok(hex(&out))
+        Ok(hex(&self.peek(python, length)?))
     }
 
     /// MAC: raises BadTag unless `tag` is that of what was taken so far; compares in constant time.
     fn verify(&self, python: Python<'_>, tag: &Bound<'_, PyAny>) -> PyResult<()> {
-        let session = self.session()?;
-        if session.algorithm().kind != Kind::Mac {
-            return Err(PyErr::from(Raise(Error::unsupported(format!(
+        let algorithm = self.facts()?.algorithm;
+        if algorithm.kind != Kind::Mac {
+            return Err(raise(Error::unsupported(format!(
                 "{} is no MAC: there is no tag to verify",
-                session.algorithm().name
-            )))));
+                algorithm.name
+            ))));
         }
         let tag = View::read(tag)?.to_vec();
-        let mut own = Zeroizing::new(vec![0; session.digest_size()]);
-        self.hashing(python, |hasher| hasher.peek(&mut own))?;
+        let own = Zeroizing::new(self.peek(python, None)?);
         if equal(&own, &tag) {
             Ok(())
         } else {
-            Err(PyErr::from(Raise(Error::bad_tag())))
+            Err(raise(Error::bad_tag()))
         }
     }
 
     /// Hash, MAC: back to the beginning.
     fn reset(&self, python: Python<'_>) -> PyResult<()> {
-        self.hashing(python, Hasher::reset)
+        match self.call(python, &Record::new(Op::Reset))? {
+            Some(_) => Ok(()),
+            None => self.hashing(python, Hasher::reset),
+        }
     }
 
     /// An independent session with the same key; a hash or MAC takes its state along.
     fn copy(&self, python: Python<'_>) -> PyResult<CryptoFD> {
-        let session = self.session()?;
-        let running = python
-            .detach(|| lock(&self.running).as_ref().map(Hasher::fork).transpose())
-            .map_err(Raise)?;
-        Ok(CryptoFD {
-            state: RwLock::new(Some(session)),
-            running: Mutex::new(running),
-        })
+        match self.backing() {
+            Backing::Local(session) => {
+                let running = python
+                    .detach(|| lock(&self.running).as_ref().map(Hasher::fork).transpose())
+                    .map_err(Raise)?;
+                Ok(CryptoFD {
+                    nonblock: self.nonblock,
+                    ..CryptoFD::new(Backing::Local(session), running)
+                })
+            }
+            Backing::Remote(remote) => {
+                let copy = Remote {
+                    client: remote::clone(python, &remote.client)?,
+                    facts: remote.facts,
+                };
+                Ok(CryptoFD::new(Backing::Remote(Arc::new(copy)), None))
+            }
+            Backing::Closed => Err(raise(Error::closed())),
+        }
+    }
+
+    /// The same as copy(): a fresh session, and descriptor, with the same grant.
+    fn clone(&self, python: Python<'_>) -> PyResult<CryptoFD> {
+        self.copy(python)
+    }
+
+    /// The descriptor: poll it, pass it on (SCM_RIGHTS, inheritance), adopt() it elsewhere. Served by a
+    /// thread of this process; close-on-exec. A running hash's or MAC's state goes along as it is now.
+    fn fileno(&self, python: Python<'_>) -> PyResult<i32> {
+        self.with_client(python, |client| Ok(client.as_fd().as_raw_fd()))
+    }
+
+    /// Sends a request on the descriptor and returns its id; the answer comes by complete().
+    ///
+    /// `op`: encrypt, decrypt, digest, verify, wrap, unwrap, derive, random, update, finish, reset, peek,
+    /// info, cancel (with target). NotReady (EAGAIN) if the descriptor is non-blocking and takes no
+    /// request now.
+    #[pyo3(signature = (op, data=None, iv=None, aad=None, *, length=None, tag=None, salt=None,
+                        info=None, iterations=None, n=None, r=None, p=None, target=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn submit(
+        &self,
+        python: Python<'_>,
+        op: &str,
+        data: Option<&Bound<'_, PyAny>>,
+        iv: Option<&Bound<'_, PyAny>>,
+        aad: Option<&Bound<'_, PyAny>>,
+        length: Option<u64>,
+        tag: Option<&Bound<'_, PyAny>>,
+        salt: Option<&Bound<'_, PyAny>>,
+        info: Option<&Bound<'_, PyAny>>,
+        iterations: Option<u32>,
+        n: Option<u64>,
+        r: Option<u32>,
+        p: Option<u32>,
+        target: Option<u64>,
+    ) -> PyResult<u64> {
+        // What would bring a descriptor, or a stream's state, has calls of its own.
+        let known = Op::from_name(op).filter(|op| {
+            !matches!(
+                op,
+                Op::Clone | Op::Ring | Op::StreamBegin | Op::StreamUpdate | Op::StreamFinish
+            )
+        });
+        let Some(op) = known else {
+            return Err(raise(Error::invalid(format!(
+                "submit({op:?}): encrypt, decrypt, digest, verify, wrap, unwrap, derive, random, \
+                 update, finish, reset, peek, info or cancel"
+            ))));
+        };
+        let nonce = Nonce::read(iv)?;
+        let running = op == Op::Verify && data.is_none();
+        let (data, aad) = (optional(data)?, optional(aad)?);
+        let (tag, salt, info) = (copy(tag)?, copy(salt)?, copy(info)?);
+        let record = Record {
+            op,
+            flags: if running { FLAG_RUNNING } else { 0 },
+            iv: nonce.get(),
+            aad: input(&aad),
+            data: input(&data),
+            params: Params {
+                length,
+                tag: tag.as_deref(),
+                salt: salt.as_deref(),
+                info: info.as_deref(),
+                iterations,
+                n,
+                r,
+                p,
+                target,
+                ..Params::default()
+            },
+        };
+        self.with_client(python, |client| remote::submit(python, client, &record))
+    }
+
+    /// The next answer, in the order of the requests. NotReady (a BlockingIOError) when none waits and
+    /// the descriptor is non-blocking, or when nothing is outstanding.
+    fn complete(&self, python: Python<'_>) -> PyResult<Completion> {
+        let completion = self.with_client(python, |client| remote::complete(python, client))?;
+        let id = completion.id;
+        let result = completion
+            .result()
+            .map(|data| PyBytes::new(python, &Zeroizing::new(data)).unbind());
+        Ok(Completion { id, result })
+    }
+
+    /// How many requests were submitted and not completed.
+    #[getter]
+    fn outstanding(&self) -> usize {
+        match self.backing() {
+            Backing::Remote(remote) => remote.client.outstanding(),
+            _ => lock(&self.descriptor)
+                .as_ref()
+                .map_or(0, |client| client.outstanding()),
+        }
     }
 
     /// The algorithm's name.
     #[getter]
     fn algorithm(&self) -> PyResult<&'static str> {
-        Ok(self.session()?.algorithm().name)
+        Ok(self.facts()?.algorithm.name)
     }
 
     /// The algorithm's name, as hashlib calls this.
@@ -590,27 +916,30 @@ impl CryptoFD {
     /// Bytes of a digest or tag.
     #[getter]
     fn digest_size(&self) -> PyResult<usize> {
-        Ok(self.session()?.digest_size())
+        Ok(self.facts()?.digest_size)
     }
 
     /// Bytes of a block.
     #[getter]
     fn block_size(&self) -> PyResult<usize> {
-        Ok(self.session()?.algorithm().block)
+        Ok(self.facts()?.algorithm.block)
     }
 
     /// Bytes of an AEAD's or MAC's tag.
     #[getter]
     fn tag_size(&self) -> PyResult<usize> {
-        Ok(self.session()?.tag_size())
+        Ok(self.facts()?.tag_size)
     }
 
     /// Engine, driver, hardware or software, why not the others, limits and counts.
     fn info<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let session = self.session()?;
-        let text = python
-            .detach(|| session.info().json(serde_json::json!({})))
-            .to_string();
+        let text = match self.call(python, &Record::new(Op::Info))? {
+            Some(text) => String::from_utf8_lossy(&text).into_owned(),
+            None => {
+                let session = self.local()?;
+                python.detach(|| session.info().json(serve::limits()).to_string())
+            }
+        };
         python
             .import("cryptofd.description")?
             .getattr("Info")?
@@ -620,13 +949,14 @@ impl CryptoFD {
     /// Whether it was closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.session().is_err()
+        matches!(self.backing(), Backing::Closed)
     }
 
-    /// Ends the session; the key is wiped when its last user is done.
+    /// Ends the session here; the key is wiped when its last descriptor and user are gone.
     fn close(&self) {
-        self.state.write().unwrap_or_else(|e| e.into_inner()).take();
+        *self.backing.write().unwrap_or_else(|e| e.into_inner()) = Backing::Closed;
         lock(&self.running).take();
+        lock(&self.descriptor).take();
     }
 
     fn __enter__(this: Py<Self>) -> Py<Self> {
@@ -639,15 +969,25 @@ impl CryptoFD {
     }
 
     fn __repr__(&self) -> String {
-        match self.session() {
-            Ok(session) => {
+        match self.backing() {
+            Backing::Local(session) => {
                 let info = session.info();
                 format!(
                     "<cryptofd {} by {}/{}>",
                     info.algorithm.name, info.engine, info.driver
                 )
             }
-            Err(_) => "<cryptofd closed>".to_owned(),
+            Backing::Remote(remote) => format!(
+                "<cryptofd {} on descriptor {}>",
+                remote.facts.algorithm.name,
+                remote.client.as_fd().as_raw_fd()
+            ),
+            Backing::Closed => "<cryptofd closed>".to_owned(),
         }
     }
+}
+
+/// A private copy of an optional buffer.
+fn copy(object: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u8>>> {
+    Ok(optional(object)?.map(|view| view.to_vec()))
 }

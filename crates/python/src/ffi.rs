@@ -1,11 +1,13 @@
 //! Python's buffers as pointers, and bytes objects that are filled once.
 
+use cryptofd_core::error::Error;
 use cryptofd_core::sys::buffer::{Input, Output};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A borrowed buffer of any object that has one; released when dropped (with the GIL held).
 pub struct View<'py> {
@@ -127,4 +129,35 @@ where
         }
     }
     object.cast_into::<PyBytes>().map_err(Into::into)
+}
+
+/// A close-on-exec copy of a descriptor that is the caller's.
+pub fn duplicate(fd: i32) -> Result<OwnedFd, Error> {
+    // SAFETY: fcntl on a number touches no memory.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 {
+        return Err(Error::last_os(&format!("descriptor {fd}")));
+    }
+    // SAFETY: fresh, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// A descriptor that the caller gives away; close-on-exec from here on.
+pub fn own(fd: i32) -> Result<OwnedFd, Error> {
+    // SAFETY: fcntl on a number touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(Error::last_os(&format!("descriptor {fd}")));
+    }
+    // SAFETY: open, as fcntl has just found, and the caller gives it away.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sets O_NONBLOCK.
+pub fn set_nonblock(fd: BorrowedFd<'_>) -> Result<(), Error> {
+    // SAFETY: fcntl on a borrowed descriptor touches no memory.
+    let done = unsafe {
+        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
+        flags >= 0 && libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
+    };
+    if done { Ok(()) } else { Err(Error::last_os("O_NONBLOCK")) }
 }

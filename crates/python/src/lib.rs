@@ -5,6 +5,7 @@ mod fd;
 mod ffi;
 mod hash;
 mod host;
+mod remote;
 mod stream;
 
 use pyo3::prelude::*;
@@ -13,10 +14,12 @@ use pyo3::prelude::*;
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<fd::CryptoFD>()?;
     module.add_class::<fd::KeyringKey>()?;
+    module.add_class::<fd::Completion>()?;
     module.add_class::<stream::Stream>()?;
     module.add_class::<hash::Hasher>()?;
     module.add_class::<hash::HashFactory>()?;
     module.add_function(wrap_pyfunction!(fd::open, module)?)?;
+    module.add_function(wrap_pyfunction!(fd::adopt, module)?)?;
     module.add_function(wrap_pyfunction!(host::algorithms, module)?)?;
     module.add_function(wrap_pyfunction!(host::engines, module)?)?;
     module.add_function(wrap_pyfunction!(host::explain, module)?)?;

@@ -2,21 +2,36 @@
 
 use crate::errors::Raise;
 use crate::ffi::{View, new_bytes};
+use crate::remote::call;
+use cryptofd_core::client::Client;
+use cryptofd_core::record::{Op, Request as Record};
 use cryptofd_core::session;
 use cryptofd_core::sys::buffer::Output;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::Mutex;
+use zeroize::Zeroizing;
 
 /// A message on its way through a cipher: `update()` as often as there is data, then `finish()`.
 ///
 /// `update` returns the bytes that are whole; what is left of a block comes with the next call.
 #[pyclass(frozen, module = "cryptofd")]
-pub struct Stream(Mutex<session::Stream>);
+pub struct Stream(Place);
+
+/// Where the stream's state is.
+enum Place {
+    Local(Mutex<session::Stream>),
+    /// Behind a descriptor that nobody else uses.
+    Remote(Box<Client>),
+}
 
 impl Stream {
     pub fn new(stream: session::Stream) -> Stream {
-        Stream(Mutex::new(stream))
+        Stream(Place::Local(Mutex::new(stream)))
+    }
+
+    pub fn remote(client: Client) -> Stream {
+        Stream(Place::Remote(Box::new(client)))
     }
 }
 
@@ -30,14 +45,21 @@ impl Stream {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let data = View::read(data)?;
         let input = data.input();
-        // Another thread may hold the lock and wait for the GIL.
-        let room = python.detach(|| lock(&self.0).room(input.len()));
+        let stream = match &self.0 {
+            Place::Local(stream) => stream,
+            Place::Remote(client) => {
+                let record = Record::with(Op::StreamUpdate, input);
+                let given = Zeroizing::new(call(python, client, &record)?);
+                return Ok(PyBytes::new(python, &given));
+            }
+        };
+        // Another thread may hold the lock while it works: wait for it without the GIL.
+        let room = python.detach(|| lock(stream).room(input.len()));
         new_bytes(python, room, |out| {
             python
                 .detach(|| {
-                    let mut stream = lock(&self.0);
-                    let room = stream.room(input.len());
-                    if room > out.len() {
+                    let mut stream = lock(stream);
+                    if stream.room(input.len()) != out.len() {
                         return Err(cryptofd_core::Error::invalid(
                             "another thread used the stream meanwhile: use one stream a thread",
                         ));
@@ -50,9 +72,16 @@ impl Stream {
 
     /// Closes the message; returns the rest.
     fn finish<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let mut rest = zeroize::Zeroizing::new([0u8; 64]);
+        let stream = match &self.0 {
+            Place::Local(stream) => stream,
+            Place::Remote(client) => {
+                let rest = call(python, client, &Record::new(Op::StreamFinish))?;
+                return Ok(PyBytes::new(python, &Zeroizing::new(rest)));
+            }
+        };
+        let mut rest = Zeroizing::new([0u8; 64]);
         let length = python
-            .detach(|| lock(&self.0).finish(Output::from(&mut rest[..])))
+            .detach(|| lock(stream).finish(Output::from(&mut rest[..])))
             .map_err(Raise)?;
         Ok(PyBytes::new(python, &rest[..length]))
     }

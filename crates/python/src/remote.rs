@@ -1,0 +1,98 @@
+//! The far end of a descriptor: a session that another thread or process serves.
+
+use crate::errors::Raise;
+use cryptofd_core::client::{Client, Completion};
+use cryptofd_core::error::Error;
+use cryptofd_core::record::Request;
+use cryptofd_core::table::{Algorithm, find};
+use pyo3::prelude::*;
+
+/// What is known of a session.
+#[derive(Clone, Copy)]
+pub struct Facts {
+    pub algorithm: &'static Algorithm,
+    pub tag_size: usize,
+    pub digest_size: usize,
+}
+
+/// A descriptor's client, and what its INFO said.
+pub struct Remote {
+    pub client: Client,
+    pub facts: Facts,
+}
+
+impl Facts {
+    /// Reads what the serving side says of the session; none of it is believed beyond this table.
+    pub fn new(info: &str) -> Result<Facts, Raise> {
+        let not = |what: &str| {
+            Raise(Error::invalid(format!(
+                "this descriptor is not a cryptofd: {what}"
+            )))
+        };
+        let info: serde_json::Value =
+            serde_json::from_str(info).map_err(|_| not("its INFO is no JSON"))?;
+        let name = info["algorithm"]
+            .as_str()
+            .ok_or_else(|| not("its INFO names no algorithm"))?;
+        let size = |field: &str| {
+            info[field]
+                .as_u64()
+                .filter(|size| *size <= 1 << 16)
+                .map(|size| size as usize)
+                .ok_or_else(|| not("its INFO has impossible sizes"))
+        };
+        Ok(Facts {
+            algorithm: find(name).map_err(Raise)?,
+            tag_size: size("tag_size")?,
+            digest_size: size("digest_size")?,
+        })
+    }
+}
+
+/// Runs `f` without the GIL; a signal's handler runs when one comes, and its exception ends the wait.
+fn patiently<T: Send>(
+    python: Python<'_>,
+    f: impl FnOnce(&mut dyn FnMut() -> cryptofd_core::Result<()>) -> cryptofd_core::Result<T> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let done = python.detach(|| {
+        f(&mut || {
+            Python::attach(|python| python.check_signals()).map_err(|error| {
+                raised = Some(error);
+                Error::system(libc::EINTR, "a signal's handler raised")
+            })
+        })
+    });
+    match raised {
+        Some(error) => Err(error),
+        None => done.map_err(|error| Raise(error).into()),
+    }
+}
+
+/// Submits and waits for this answer.
+pub fn call(python: Python<'_>, client: &Client, request: &Request<'_>) -> PyResult<Vec<u8>> {
+    patiently(python, |interrupted| client.call(request, interrupted))
+}
+
+/// Submits; the answer comes by `complete`.
+pub fn submit(python: Python<'_>, client: &Client, request: &Request<'_>) -> PyResult<u64> {
+    patiently(python, |interrupted| {
+        client.submit(request, false, interrupted)
+    })
+}
+
+/// Takes the next answer. Nothing outstanding is EAGAIN at once: nothing would ever come.
+pub fn complete(python: Python<'_>, client: &Client) -> PyResult<Completion> {
+    let nonblock = client.outstanding() == 0;
+    patiently(python, |interrupted| client.complete(nonblock, interrupted))
+}
+
+/// A client of `client`'s session with a descriptor of its own.
+pub fn clone(python: Python<'_>, client: &Client) -> PyResult<Client> {
+    patiently(python, |interrupted| client.try_clone(interrupted))
+}
+
+/// A client of a descriptor from elsewhere, and its INFO.
+pub fn adopt(python: Python<'_>, fd: std::os::fd::OwnedFd) -> PyResult<Client> {
+    patiently(python, |interrupted| Client::adopt(fd, interrupted))
+}
