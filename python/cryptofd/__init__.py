@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cryptofd._core import NONBLOCK, CryptoFD, KeyringKey, Stream, open
+from cryptofd._core import NONBLOCK, Completion, CryptoFD, KeyringKey, Stream, adopt, open
 from cryptofd.errors import (
     BadTag,
     Closed,
@@ -35,6 +35,7 @@ __all__ = [
     "NONBLOCK",
     "BadTag",
     "Closed",
+    "Completion",
     "CryptoFD",
     "CryptoFDError",
     "InvalidArgument",
@@ -49,6 +50,7 @@ __all__ = [
     "UnknownAlgorithm",
     "Unsupported",
     "__version__",
+    "adopt",
     "algorithms",
     "engines",
     "explain",

@@ -1,6 +1,6 @@
 """Types of the extension."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Self, final
 
 from typing_extensions import Buffer
@@ -13,6 +13,14 @@ NONBLOCK: int
 class KeyringKey:
     serial: int
     def __new__(cls, serial: int) -> Self: ...
+
+@final
+class Completion:
+    id: int
+    error: OSError | None
+    @property
+    def data(self) -> bytes: ...
+    def __iter__(self) -> Iterator[int | bytes]: ...
 
 @final
 class Stream:
@@ -52,10 +60,10 @@ class CryptoFD:
         *,
         salt: Buffer | None = None,
         info: Buffer | None = None,
-        iterations: int = 0,
-        n: int = 0,
-        r: int = 0,
-        p: int = 0,
+        iterations: int | None = None,
+        n: int | None = None,
+        r: int | None = None,
+        p: int | None = None,
     ) -> bytes: ...
     def read(self, size: int) -> bytes: ...
     def update(self, data: Buffer) -> None: ...
@@ -64,6 +72,27 @@ class CryptoFD:
     def verify(self, tag: Buffer) -> None: ...
     def reset(self) -> None: ...
     def copy(self) -> CryptoFD: ...
+    def clone(self) -> CryptoFD: ...
+    def fileno(self) -> int: ...
+    outstanding: int
+    def submit(
+        self,
+        op: str,
+        data: Buffer | None = None,
+        iv: Buffer | None = None,
+        aad: Buffer | None = None,
+        *,
+        length: int | None = None,
+        tag: Buffer | None = None,
+        salt: Buffer | None = None,
+        info: Buffer | None = None,
+        iterations: int | None = None,
+        n: int | None = None,
+        r: int | None = None,
+        p: int | None = None,
+        target: int | None = None,
+    ) -> int: ...
+    def complete(self) -> Completion: ...
     def info(self) -> Info: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -112,6 +141,7 @@ def open(
     inner_size: int | None = None,
     last_node: bool | None = None,
 ) -> CryptoFD: ...
+def adopt(fd: int) -> CryptoFD: ...
 def algorithms() -> str: ...
 def engines() -> str: ...
 def explain(algorithm: str, **options: Any) -> str: ...
