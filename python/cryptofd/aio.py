@@ -1,4 +1,4 @@
-"""The same as :mod:`cryptofd`, awaitable: requests travel on the descriptor, the event loop waits for it.
+"""The same as :mod:`cryptofd`, awaitable: requests travel on the descriptor that the loop polls.
 
 >>> async with cryptofd.aio.open("gcm(aes)", key=key) as fd:
 ...     box = await fd.encrypt(data, iv=iv)
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import hmac
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import cryptofd
-from cryptofd.errors import Closed, NotReady
+from cryptofd.errors import BadTag, Closed, NotReady
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -51,9 +53,7 @@ class AsyncCryptoFD:
             loop.add_reader(self._number, self._readable)
             self._loop = loop
         elif self._loop is not loop:
-            raise RuntimeError(
-                "this cryptofd belongs to another event loop: clone() it for this one"
-            )
+            raise RuntimeError("this cryptofd belongs to another event loop: clone() it")
         return loop
 
     def close(self) -> None:
@@ -61,11 +61,12 @@ class AsyncCryptoFD:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._number)
             self._loop.remove_writer(self._number)
-        self._fail(Closed(9, "this cryptofd was closed while an answer was awaited"))
+        self._fail(Closed(errno.EBADF, "this cryptofd was closed while an answer was awaited"))
         self._fd.close()
 
     def _fail(self, error: BaseException) -> None:
-        for future in [*self._waiting.values(), *self._queue]:
+        waiting: list[asyncio.Future[Any]] = [*self._waiting.values(), *self._queue]
+        for future in waiting:
             if not future.done():
                 future.set_exception(error)
         self._waiting.clear()
@@ -180,8 +181,9 @@ class AsyncCryptoFD:
         return (await self.digest(length)).hex()
 
     async def verify(self, tag: Buffer) -> None:
-        """MAC: raises BadTag unless ``tag`` is that of what was taken so far, which it ends."""
-        await self._call("verify", tag=tag)
+        """MAC: raises BadTag unless ``tag`` is that of what was taken so far."""
+        if not hmac.compare_digest(await self.digest(), bytes(tag)):
+            raise BadTag(errno.EBADMSG, "the tag does not verify: wrong key, or changed data")
 
     async def reset(self) -> None:
         """Hash, MAC: back to the beginning."""
