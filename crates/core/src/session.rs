@@ -126,6 +126,12 @@ impl Session {
             hardware: request.hardware,
             fips: request.fips,
         };
+        if algorithm.kind == Kind::Streaming {
+            return Err(Error::unsupported(format!(
+                "{} is a format of files and pipes: cryptofd.streaming, or cryptofd encrypt",
+                algorithm.name
+            )));
+        }
         validate(&spec)?;
         let choice = choose::open(&spec, request.engine.as_deref(), &[])?;
         let (active, reasons) = Active::new(choice, 0);

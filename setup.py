@@ -1,0 +1,21 @@
+"""What pyproject.toml cannot say: the C library's file is called libcryptofd.so."""
+
+import os
+
+from setuptools import setup
+from setuptools_rust import build_rust
+from setuptools_rust.extension import RustExtension
+
+
+class BuildRust(build_rust):
+    """Gives plain libraries the name that a linker looks for, without Python's tags."""
+
+    def get_dylib_ext_path(self, ext: RustExtension, module_name: str) -> str:
+        path: str = super().get_dylib_ext_path(ext, module_name)
+        folder, name = os.path.split(path)  # noqa: PTH206
+        if name.startswith("lib"):
+            name = name.split(".")[0] + ".so"
+        return os.path.join(folder, name)  # noqa: PTH118
+
+
+setup(cmdclass={"build_rust": BuildRust})
