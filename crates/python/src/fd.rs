@@ -159,7 +159,10 @@ pub fn adopt(python: Python<'_>, fd: i32) -> PyResult<CryptoFD> {
     let facts = Facts::new(probe.info())?;
     drop(probe);
     let client = Client::new(ffi::own(fd).map_err(Raise)?);
-    Ok(CryptoFD::new(Backing::Remote(Arc::new(Remote { client, facts })), None))
+    Ok(CryptoFD::new(
+        Backing::Remote(Arc::new(Remote { client, facts })),
+        None,
+    ))
 }
 
 /// An answer that was taken: `id` is submit()'s; `data` is the result, or raises what the request raised.
@@ -339,7 +342,7 @@ impl CryptoFD {
                     return Ok(client.clone());
                 }
                 let running = lock(&self.running).as_ref().map(Hasher::fork).transpose()?;
-                let fd = serve::serve(session, running)?;
+                let fd = serve::serve_from(session, running)?;
                 if self.nonblock {
                     ffi::set_nonblock(fd.as_fd())?;
                 }

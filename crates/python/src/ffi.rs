@@ -159,5 +159,9 @@ pub fn set_nonblock(fd: BorrowedFd<'_>) -> Result<(), Error> {
         let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
         flags >= 0 && libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) >= 0
     };
-    if done { Ok(()) } else { Err(Error::last_os("O_NONBLOCK")) }
+    if done {
+        Ok(())
+    } else {
+        Err(Error::last_os("O_NONBLOCK"))
+    }
 }

@@ -6,7 +6,7 @@ mod work;
 
 use crate::error::Result;
 use crate::record;
-use crate::session::Session;
+use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
@@ -33,11 +33,18 @@ pub(crate) struct Shared {
 ///
 /// EMFILE, ENFILE, EAGAIN, ENOMEM where the system has no room.
 pub fn serve(session: Arc<Session>) -> Result<OwnedFd> {
+    serve_from(session, None)
+}
+
+/// The same, with a running hash's or MAC's state to go on from.
+pub fn serve_from(session: Arc<Session>, running: Option<Hasher>) -> Result<OwnedFd> {
     descriptor::watch_forks()?;
-    pool::serve(connection::State::new(Arc::new(Shared {
+    let mut state = connection::State::new(Arc::new(Shared {
         session,
         descriptors: AtomicUsize::new(0),
-    })))
+    }));
+    state.hasher = running;
+    pool::serve(state)
 }
 
 /// The limits of a descriptor, for `info()`.
