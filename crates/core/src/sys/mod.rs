@@ -3,6 +3,7 @@
 pub mod arena;
 pub mod buffer;
 pub mod descriptor;
+pub mod fork;
 pub mod memfd;
 pub mod publish;
 pub mod socket;
