@@ -220,7 +220,7 @@ pub fn parse_netlink(datagram: &[u8], drivers: &mut Vec<Driver>) -> Result<bool,
         match kind {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
-                let code = word(body, 0).ok_or(libc::EBADMSG)?.cast_signed();
+                let code = word(body, 0).ok_or(libc::EBADMSG)? as i32;
                 return match code {
                     0 => Ok(true),
                     code => Err(code

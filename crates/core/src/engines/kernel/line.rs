@@ -138,7 +138,10 @@ fn exchange(socket: &Socket, request: &Exchange<'_>) -> Result<(), Errno> {
     if !socket.is_ours() {
         return Err(libc::EBADF);
     }
-    send(socket, request.control, request.send, request.more)?;
+    // Random bytes are only received.
+    if request.control.is_some() || !request.send.is_empty() {
+        send(socket, request.control, request.send, request.more)?;
+    }
     match request.receive {
         _ if request.more => Ok(()),
         [] => Ok(()),
@@ -224,13 +227,15 @@ fn carry(courier: &Courier, request: &Exchange<'_>) -> Result<(), Errno> {
     let more = request.more;
     let lengths: Vec<usize> = request.receive.iter().map(Output::len).collect();
     let room = lengths.iter().sum();
+    let nothing_sent = request.send.is_empty();
     let nothing_expected = lengths.is_empty();
     let result = courier.run(move |socket| {
         let mut result = Zeroizing::new(vec![0u8; room]);
+        let send = [Input::from(&data[..])];
         let out = [Output::from(&mut result[..])];
         let request = Exchange {
             control: control.as_ref(),
-            send: &[Input::from(&data[..])],
+            send: if nothing_sent { &[] } else { &send },
             more,
             receive: if nothing_expected { &[] } else { &out },
         };
