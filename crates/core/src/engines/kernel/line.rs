@@ -5,10 +5,10 @@
 //! sleeps for ever, beyond the reach of signals. So a hardware line is carried by a thread of its own,
 //! which works on memory of its own and is given up, memory and all, when it is late.
 
-use super::sys::{Control, Errno, Socket, spawn_quiet};
+use super::sys::{Control, Errno, Socket};
 use crate::error::Error;
 use crate::sys::buffer::{Input, Output};
-use crate::sys::fork;
+use crate::sys::{fork, thread};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +28,11 @@ enum Way {
     Carried(Courier),
 }
 
+/// Whether a thread could be started.
+fn spawn(f: impl FnOnce() + Send + 'static) -> bool {
+    thread::spawn("cryptofd-kernel".to_owned(), f).is_ok()
+}
+
 /// Runs `f` on a thread of its own. ETIMEDOUT when it is late: the thread is given up.
 pub fn within<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Errno> {
     let (give, take) = mpsc::sync_channel(1);
@@ -35,7 +40,7 @@ pub fn within<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Resu
         // Nobody waits any more when this fails, and what was made goes here.
         let _ = give.send(f());
     };
-    if !spawn_quiet("cryptofd-kernel", job) {
+    if !spawn(job) {
         return Err(libc::EAGAIN);
     }
     match take.recv_timeout(PATIENCE) {
@@ -60,7 +65,7 @@ impl Courier {
                 job(&socket);
             }
         };
-        if spawn_quiet("cryptofd-kernel", work) {
+        if spawn(work) {
             Ok(Courier { jobs })
         } else {
             Err(libc::EAGAIN)
@@ -355,7 +360,7 @@ impl Drop for Lines {
         // Closing asks the device to forget the key, and a device that is gone may not answer that either.
         if self.hardware && Arc::strong_count(&parent) == 1 {
             let parent = Arc::into_inner(parent);
-            spawn_quiet("cryptofd-kernel", move || drop(parent));
+            spawn(move || drop(parent));
         }
     }
 }

@@ -311,19 +311,3 @@ impl Control {
         self.length += length.next_multiple_of(size_of::<usize>());
     }
 }
-
-/// Starts a thread that takes none of the program's signals; whether it could.
-pub fn spawn_quiet(name: &str, f: impl FnOnce() + Send + 'static) -> bool {
-    let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset and pthread_sigmask fill what they are given.
-    let old = unsafe {
-        let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr());
-        old.assume_init()
-    };
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(f);
-    // SAFETY: the mask that this thread had.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const old, std::ptr::null_mut()) };
-    spawned.is_ok()
-}
