@@ -50,7 +50,11 @@ fn order(
                 engine: name,
                 why: format!("engine {} was asked for", engine.unwrap_or_default()),
             });
-        } else if let Some(why) = preferences.against(name, spec.algorithm.name) {
+        } else if let Some(why) = match engine {
+            // Who asks for an engine by name overrides a preference, not a policy.
+            Some(_) => preferences.forbids(name),
+            None => preferences.against(name, spec.algorithm.name),
+        } {
             reasons.push(Reason { engine: name, why });
         } else {
             order.push(candidate);
@@ -62,7 +66,7 @@ fn order(
 /// Opens `spec` with the first engine that can; those named in `without` are passed over with their reason.
 pub fn open(spec: &Spec, engine: Option<&str>, without: &[Reason]) -> Result<Choice> {
     let preferences = preferences::current()?;
-    preferences.check(spec)?;
+    let spec = &preferences.apply(spec)?;
     let (order, mut reasons) = order(spec, engine, &preferences)?;
     reasons.extend_from_slice(without);
     // With hardware preferred, hardware anywhere comes before software anywhere.
@@ -139,7 +143,7 @@ pub struct Candidate {
 /// takes (with hardware preferred, the first that is hardware).
 pub fn explain(spec: &Spec, engine: Option<&str>) -> Result<Vec<Candidate>> {
     let preferences = preferences::current()?;
-    preferences.check(spec)?;
+    let spec = &preferences.apply(spec)?;
     let (order, reasons) = order(spec, engine, &preferences)?;
     let mut candidates: Vec<Candidate> = order
         .into_iter()

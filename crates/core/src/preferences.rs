@@ -1,41 +1,105 @@
 //! Preferences and policy: which engines in which order, and what is allowed at all.
 //!
-//! Preferences: the last source wins. Policy: the sources intersect.
+//! Preferences: the last source wins (system, user, environment, argument). Policy: the sources
+//! intersect, so a later one can only narrow. Inside a process a policy is advice.
 
-use crate::engine::{Engine, Spec};
+mod file;
+mod sources;
+#[cfg(test)]
+mod tests;
+
+pub use sources::{Environment, Sources};
+
+use crate::engine::{Engine, Hardware, Key, Spec};
 use crate::error::{Error, Result};
-use std::sync::{Arc, RwLock};
+use crate::table::{Algorithm, Kind};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// What one source prefers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Engines by name, best first; those not named follow in their own order.
+    pub prefer: Option<Vec<String>>,
+    /// Engines that are not to be used unless a session asks for one by name.
+    pub disable: Option<Vec<String>>,
+}
+
+/// What one source allows. Everything that is not set allows all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Who says so: a file's path or a variable's name.
+    pub source: String,
+    /// Fewest bits of security strength.
+    pub minimum_strength: Option<u32>,
+    /// Algorithms that are refused, by the table's names.
+    pub forbid: Vec<&'static str>,
+    /// The only algorithms that are not refused.
+    pub allow: Option<Vec<&'static str>>,
+    /// The only engines that may serve.
+    pub engines: Option<Vec<String>>,
+    /// `Require` or `Forbid` for every session.
+    pub hardware: Option<Hardware>,
+    /// Validated modules only.
+    pub fips: bool,
+    /// Whether what the table calls weak is refused.
+    pub refuse_weak: bool,
+}
 
 /// What all sources together say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preferences {
-    /// Engines by name, best first; those not named follow in their own order.
-    pub prefer: Vec<String>,
-    /// Engines that are not to be used.
-    pub disable: Vec<String>,
-    /// The same for single algorithms.
-    pub per_algorithm: Vec<(String, Vec<String>, Vec<String>)>,
-    /// Policy: fewest bits of security strength.
-    pub minimum_strength: u32,
-    /// Policy: algorithms that are refused.
-    pub forbid: Vec<String>,
+    /// For every algorithm.
+    pub wishes: Wishes,
+    /// Hardware or not, for sessions that do not say.
+    pub hardware: Hardware,
+    /// For single algorithms, by the table's names.
+    pub per_algorithm: Vec<(&'static str, Wishes)>,
+    /// All of them hold.
+    pub policies: Vec<Policy>,
+}
+
+fn names(list: &Option<Vec<String>>, engine: &str) -> bool {
+    list.iter().flatten().any(|name| name == engine)
+}
+
+/// Bits of security of `spec`: the algorithm's, or its key's where the key is what one would guess.
+fn strength(spec: &Spec) -> u32 {
+    let Algorithm { kind, strength, .. } = *spec.algorithm;
+    let guessed = matches!(kind, Kind::Mac | Kind::Cipher | Kind::Aead | Kind::Wrap);
+    match &spec.key {
+        Key::Bytes(key) if guessed => {
+            // An XTS key is two keys.
+            let bytes = if spec.algorithm.template() == "xts" {
+                key.len() / 2
+            } else {
+                key.len()
+            };
+            strength.min(u32::try_from(bytes * 8).unwrap_or(u32::MAX))
+        }
+        _ => strength,
+    }
 }
 
 impl Preferences {
+    fn special(&self, algorithm: &str) -> Option<&Wishes> {
+        self.per_algorithm
+            .iter()
+            .find(|(name, _)| *name == algorithm)
+            .map(|(_, wishes)| wishes)
+    }
+
     /// The engines in the order for `algorithm`.
     pub fn order(&self, algorithm: &str, all: &[&'static dyn Engine]) -> Vec<&'static dyn Engine> {
-        let special = self
-            .per_algorithm
-            .iter()
-            .find(|(name, ..)| name == algorithm);
-        let wanted = special
-            .map(|(_, prefer, _)| prefer)
-            .filter(|p| !p.is_empty())
-            .unwrap_or(&self.prefer);
+        let wanted = self
+            .special(algorithm)
+            .and_then(|wishes| wishes.prefer.as_ref())
+            .or(self.wishes.prefer.as_ref());
         let mut order: Vec<&'static dyn Engine> = all.to_vec();
         order.sort_by_key(|e| {
             wanted
                 .iter()
+                .flat_map(|wanted| wanted.iter())
                 .position(|name| name == e.name())
                 .unwrap_or(usize::MAX)
         });
@@ -44,46 +108,199 @@ impl Preferences {
 
     /// Why `engine` may not serve `algorithm`, if it may not.
     pub fn against(&self, engine: &str, algorithm: &str) -> Option<String> {
+        if let Some(why) = self.forbids(engine) {
+            return Some(why);
+        }
         let special = self
-            .per_algorithm
-            .iter()
-            .find(|(name, ..)| name == algorithm);
-        if self.disable.iter().any(|e| e == engine) {
-            Some("disabled by preference".into())
-        } else if special.is_some_and(|(_, _, disable)| disable.iter().any(|e| e == engine)) {
-            Some(format!("disabled by preference for {algorithm}"))
-        } else {
-            None
+            .special(algorithm)
+            .filter(|wishes| wishes.disable.is_some());
+        match special {
+            Some(wishes) if names(&wishes.disable, engine) => {
+                Some(format!("disabled by preference for {algorithm}"))
+            }
+            None if names(&self.wishes.disable, engine) => Some("disabled by preference".into()),
+            _ => None,
         }
     }
 
-    /// EPERM where the policy refuses `spec`.
+    /// Why no policy lets `engine` serve, if so. A session that asks for the engine by name overrides a
+    /// preference, not this.
+    pub fn forbids(&self, engine: &str) -> Option<String> {
+        self.policies
+            .iter()
+            .find(|policy| policy.engines.is_some() && !names(&policy.engines, engine))
+            .map(|policy| {
+                format!(
+                    "the policy of {} allows {} only",
+                    policy.source,
+                    policy
+                        .engines
+                        .iter()
+                        .flatten()
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
+            })
+    }
+
+    /// EPERM where a policy refuses `spec`.
     pub fn check(&self, spec: &Spec) -> Result<()> {
         let algorithm = spec.algorithm;
-        if self.forbid.iter().any(|name| name == algorithm.name) {
-            return Err(Error::refused(format!(
-                "{} is refused by policy",
-                algorithm.name
-            )));
-        }
-        if algorithm.strength < self.minimum_strength {
-            return Err(Error::refused(format!(
-                "{} has {} bits of strength, the policy asks for {}",
-                algorithm.name, algorithm.strength, self.minimum_strength
-            )));
+        let name = algorithm.name;
+        for policy in &self.policies {
+            let source = &policy.source;
+            if policy.forbid.contains(&name) {
+                return Err(Error::refused(format!(
+                    "{name} is refused by the policy of {source} (forbid)"
+                )));
+            }
+            if policy
+                .allow
+                .as_ref()
+                .is_some_and(|allow| !allow.contains(&name))
+            {
+                return Err(Error::refused(format!(
+                    "{name} is refused by the policy of {source}: it is not in its list \"allow\""
+                )));
+            }
+            if let (true, Some(why)) = (policy.refuse_weak, algorithm.weak) {
+                return Err(Error::refused(format!(
+                    "{name} is weak, which the policy of {source} refuses: {why}"
+                )));
+            }
+            let strength = strength(spec);
+            if let Some(minimum) = policy.minimum_strength.filter(|least| strength < *least) {
+                return Err(Error::refused(format!(
+                    "{name} here has {strength} bits of strength, the policy of {source} asks for \
+                     {minimum}"
+                )));
+            }
         }
         Ok(())
     }
+
+    /// `spec` with what the preferences add and the policies demand; EPERM where they refuse it.
+    pub fn apply(&self, spec: &Spec) -> Result<Spec> {
+        self.check(spec)?;
+        let mut spec = spec.clone();
+        if spec.hardware == Hardware::Any {
+            spec.hardware = self.hardware;
+        }
+        for policy in &self.policies {
+            spec.fips |= policy.fips;
+            let Some(demanded) = policy.hardware else {
+                continue;
+            };
+            if matches!(spec.hardware, Hardware::Require | Hardware::Forbid)
+                && spec.hardware != demanded
+            {
+                return Err(Error::refused(format!(
+                    "hardware={} against the policy of {}, which says hardware={}",
+                    spec.hardware.name(),
+                    policy.source,
+                    demanded.name()
+                )));
+            }
+            spec.hardware = demanded;
+        }
+        Ok(spec)
+    }
+
+    /// Lays what a later source says over this.
+    fn add(&mut self, later: file::Said) {
+        fn over(base: &mut Wishes, later: Wishes) {
+            if later.prefer.is_some() {
+                base.prefer = later.prefer;
+            }
+            if later.disable.is_some() {
+                base.disable = later.disable;
+            }
+        }
+        over(&mut self.wishes, later.wishes);
+        if let Some(hardware) = later.hardware {
+            self.hardware = hardware;
+        }
+        for (name, wishes) in later.per_algorithm {
+            match self
+                .per_algorithm
+                .iter_mut()
+                .find(|(known, _)| *known == name)
+            {
+                Some((_, known)) => over(known, wishes),
+                None => self.per_algorithm.push((name, wishes)),
+            }
+        }
+        let silent = Policy {
+            source: later.policy.source.clone(),
+            ..Policy::default()
+        };
+        if later.policy != silent {
+            self.policies.push(later.policy);
+        }
+    }
 }
 
-static CURRENT: RwLock<Option<Arc<Preferences>>> = RwLock::new(None);
+/// How often the files are looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What holds now.
-pub fn current() -> Result<Arc<Preferences>> {
-    if let Some(current) = CURRENT.read().unwrap_or_else(|e| e.into_inner()).as_ref() {
-        return Ok(current.clone());
+/// What was read last, and when it was last seen to be unchanged.
+struct Current {
+    answer: Result<Arc<Preferences>>,
+    sources: Sources,
+    stamps: Vec<sources::Stamp>,
+    checked: Mutex<Instant>,
+}
+
+impl Current {
+    fn read() -> Current {
+        let sources = Sources::of_this_process();
+        // Looked at before reading: what changes meanwhile is seen the next time.
+        let stamps = sources.stamps();
+        let answer = sources.load().map(Arc::new);
+        Current {
+            answer,
+            sources,
+            stamps,
+            checked: Mutex::new(Instant::now()),
+        }
     }
-    let fresh = Arc::new(Preferences::default());
-    *CURRENT.write().unwrap_or_else(|e| e.into_inner()) = Some(fresh.clone());
-    Ok(fresh)
+
+    /// Whether a file has changed since; looks at most once in `PATIENCE`.
+    fn outdated(&self) -> bool {
+        // Whoever finds it taken relies on the one who has it.
+        let Ok(mut checked) = self.checked.try_lock() else {
+            return false;
+        };
+        if checked.elapsed() < PATIENCE {
+            return false;
+        }
+        *checked = Instant::now();
+        self.sources.stamps() != self.stamps
+    }
+}
+
+static CURRENT: RwLock<Option<Current>> = RwLock::new(None);
+
+/// What holds now. A file that cannot be trusted or understood is an error for as long as it stays so:
+/// nothing opens on a policy that nobody could read.
+pub fn current() -> Result<Arc<Preferences>> {
+    if let Some(current) = CURRENT
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_ref()
+    {
+        if !current.outdated() {
+            return current.answer.clone();
+        }
+    }
+    reload()
+}
+
+/// Reads everything again now: files and environment.
+pub fn reload() -> Result<Arc<Preferences>> {
+    let fresh = Current::read();
+    let answer = fresh.answer.clone();
+    *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+    answer
 }

@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod descriptor;
 pub mod fork;
 pub mod memfd;
+pub mod process;
 pub mod publish;
 pub mod socket;
 pub mod thread;
