@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-CRYPTOFD = [sys.executable, "-m", "cryptofd.cli"]
+CRYPTOFD = [sys.executable, "-m", "cryptofd"]
 
 NAMES = ["plain", "sp ace", "back\\slash", "new\nline", "re\rturn", "-dash", "#hash", "ü", " "]
 NAMES += [os.fsdecode(b"not-utf-8-\xff")]

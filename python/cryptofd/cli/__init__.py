@@ -21,6 +21,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("drivers", "drivers", "list the kernel's drivers; prefer one"),
     ("doctor", "doctor", "what this host allows, and what to do about it"),
     ("bench", "bench", "measure this host's engines"),
+    ("tour", "tour", "the main job on real files, checked by other programs"),
 )
 
 USAGE, BROKEN_PIPE = 2, 128 + signal.SIGPIPE
