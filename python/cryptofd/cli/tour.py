@@ -1,8 +1,8 @@
 """Does the main job on real files, in three places, and checks every result with other programs.
 
-In this process; through a descriptor in another process, in an empty chroot under another user; and,
-with --lab in a checkout, inside a real kernel with a virtio-crypto device. sha256sum and openssl
-check what comes out. Exit code 1 if anything differs.
+In this process; through a descriptor in another process, in an empty chroot under another user;
+and, with --lab in a checkout, inside a real kernel with a virtio-crypto device. sha256sum and
+openssl check what comes out. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -227,8 +227,7 @@ class Tour:
         answer = subprocess.run(
             [sys.executable, "-m", "cryptofd.cli.tour_job", json.dumps(asked)],
             pass_fds=passed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=False,
         )
         return _answer(answer.stdout, answer.returncode, answer.stderr)

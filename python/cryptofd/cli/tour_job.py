@@ -55,6 +55,7 @@ def work(session: Any, source: int, sink: int | None, iv: bytes | None) -> dict[
 def main() -> int:
     asked = json.loads(sys.argv[1])
     import cryptofd
+    import cryptofd.description  # in the chroot there is nothing to import it from
 
     source = asked.get("source_fd")
     if source is None:
