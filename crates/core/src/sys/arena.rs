@@ -369,3 +369,191 @@ impl<T> Drop for ArenaBox<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use crate::sys::forked::in_child;
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+
+    /// `length` bytes of this process, read as another would read them.
+    fn memory(address: usize, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let file = fs::File::open("/proc/self/mem").unwrap();
+        file.read_exact_at(&mut bytes, address as u64).unwrap();
+        bytes
+    }
+
+    /// The kernel's flags of the mapping that `address` lies in.
+    fn flags(address: usize) -> Vec<String> {
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut within = false;
+        for line in smaps.lines() {
+            if let Some(flags) = line.strip_prefix("VmFlags: ") {
+                if within {
+                    return flags.split_whitespace().map(str::to_owned).collect();
+                }
+            } else if let Some((start, end)) = line
+                .split_whitespace()
+                .next()
+                .and_then(|range| range.split_once('-'))
+            {
+                let number = |text| usize::from_str_radix(text, 16);
+                if let (Ok(start), Ok(end)) = (number(start), number(end)) {
+                    within = (start..end).contains(&address);
+                }
+            }
+        }
+        panic!("{address:x} is not mapped");
+    }
+
+    fn mapped(address: usize) -> bool {
+        let file = fs::File::open("/proc/self/mem").unwrap();
+        file.read_exact_at(&mut [0], address as u64).is_ok()
+    }
+
+    #[test]
+    fn a_secrets_bytes_are_gone_after_its_last_clone() {
+        // In a child, where no other thread takes the slot meanwhile.
+        let answer = in_child(|| {
+            let bytes = [0xa5; 3000];
+            let secret = Secret::new(&bytes);
+            let clone = secret.clone();
+            let address = secret.expose().as_ptr() as usize;
+            drop(secret);
+            let kept = memory(address, bytes.len()) == bytes;
+            drop(clone);
+            let after = memory(address, bytes.len());
+            // The first bytes of a free slot link to the next one.
+            let gone = after[8..] == [0; 2992] && !after.starts_with(&[0xa5; 4]);
+            vec![kept.into(), gone.into()]
+        });
+        assert_eq!(answer, Some(vec![1, 1]));
+    }
+
+    #[test]
+    fn a_values_bytes_are_gone_after_it() {
+        let answer = in_child(|| {
+            let mut value = ArenaBox::new([0u8; 584]);
+            value.fill(0x5a);
+            let address = &raw const *value as usize;
+            let kept = memory(address, 584) == [0x5a; 584];
+            drop(value);
+            vec![kept.into(), (memory(address + 8, 576) == [0; 576]).into()]
+        });
+        assert_eq!(answer, Some(vec![1, 1]));
+    }
+
+    #[test]
+    fn a_large_secrets_mapping_is_gone_with_it() {
+        let secret = Secret::new(&[0xa5; 100_000]);
+        let address = secret.expose().as_ptr() as usize;
+        assert!(mapped(address + 99_999));
+        assert!(!flags(address).is_empty());
+        drop(secret);
+        assert!(!mapped(address));
+    }
+
+    #[test]
+    fn the_memory_is_locked_and_not_dumped_between_guard_pages() {
+        for size in [1, 32, 33, 600, 4096, 4097, 70_000] {
+            let secret = Secret::new(&vec![1; size]);
+            let address = secret.expose().as_ptr() as usize;
+            let flags = flags(address);
+            assert!(flags.contains(&"dd".to_owned()), "{size}: {flags:?}");
+            if locked() {
+                assert!(flags.contains(&"lo".to_owned()), "{size}: {flags:?}");
+            }
+        }
+        let secret = Secret::new(&[1; 5000]);
+        let address = secret.expose().as_ptr() as usize;
+        for guard in [address - 1, address + 2 * PAGE] {
+            let flags = flags(guard);
+            assert!(!flags.contains(&"rd".to_owned()), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn slots_do_not_overlap_and_come_back_zeroed() {
+        let sizes = [1, 31, 32, 33, 64, 65, 200, 500, 584, 1000, 1224, 2000, 4096];
+        for round in 0..3u8 {
+            let mut all: Vec<ArenaBytes> = Vec::new();
+            for (number, size) in sizes.iter().cycle().take(1000).enumerate() {
+                let mut bytes = ArenaBytes::zeroed(*size);
+                assert!(bytes.iter().all(|b| *b == 0), "round {round}");
+                assert_eq!(bytes.as_ptr() as usize % 32, 0);
+                bytes.fill(number as u8 ^ round);
+                all.push(bytes);
+            }
+            for (number, bytes) in all.iter().enumerate() {
+                assert!(bytes.iter().all(|b| *b == number as u8 ^ round));
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_aligned() {
+        #[repr(align(64))]
+        struct Aligned([u8; 584]);
+        let values: Vec<_> = (0..100).map(|_| ArenaBox::new(Aligned([7; 584]))).collect();
+        for value in &values {
+            assert_eq!(&raw const **value as usize % 64, 0);
+            assert_eq!((**value).0, [7; 584]);
+        }
+    }
+
+    #[test]
+    fn a_forked_child_has_the_secrets_locked_while_threads_use_the_arena() {
+        let secret = Secret::new(b"known to parent and child");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        drop(Secret::new(&[3; 100]));
+                    }
+                });
+            }
+            for _ in 0..20 {
+                let answer = in_child(|| {
+                    let all: Vec<_> = (0..200).map(|n| Secret::new(&[n; 50])).collect();
+                    let right = (0..200).all(|n| all[n as usize].expose() == [n; 50]);
+                    let address = secret.expose().as_ptr() as usize;
+                    let lock = flags(address).contains(&"lo".to_owned());
+                    let known = secret.expose() == b"known to parent and child";
+                    vec![right.into(), (lock == locked()).into(), known.into()]
+                });
+                assert_eq!(answer, Some(vec![1, 1, 1]));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn past_the_limit_it_goes_on_unlocked_and_says_so() {
+        let answer = in_child(|| {
+            let none = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: this child only: no locked memory, and no privilege to lock any.
+            let limited = unsafe {
+                libc::setrlimit(libc::RLIMIT_MEMLOCK, &none) == 0
+                    && (libc::geteuid() != 0 || libc::setresuid(65534, 65534, 65534) == 0)
+            };
+            let before = unlocked();
+            let secret = Secret::new(&[5; 100_000]);
+            let during = unlocked();
+            let right = secret.expose() == [5; 100_000];
+            drop(secret);
+            vec![
+                limited.into(),
+                right.into(),
+                (during >= before + 100_000 && unlocked() == before).into(),
+            ]
+        });
+        assert_eq!(answer, Some(vec![1, 1, 1]));
+    }
+}

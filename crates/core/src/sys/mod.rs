@@ -4,6 +4,8 @@ pub mod arena;
 pub mod buffer;
 pub mod descriptor;
 pub mod fork;
+#[cfg(test)]
+pub mod forked;
 pub mod memfd;
 pub mod process;
 pub mod publish;

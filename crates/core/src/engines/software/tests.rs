@@ -5,6 +5,7 @@ use crate::engine::{Direction, Engine, Key, Opened, Spec, Work};
 use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
+use crate::sys::forked::in_child;
 use crate::table::{ALGORITHMS, Algorithm, Kind};
 
 /// What the engine does not serve, and why.
@@ -429,5 +430,100 @@ fn a_wrapped_key_comes_back_and_a_changed_one_does_not() {
                 assert_eq!(error.errno(), libc::EBADMSG);
             }
         }
+    }
+}
+
+#[test]
+fn a_forked_child_has_the_sessions_and_random_bytes_of_its_own() {
+    let mut noise = Noise(9);
+    let mut sessions = Vec::new();
+    for name in ["gcm(aes)", "ccm(aes)", "hmac(sha256)", "cmac(aes)"] {
+        let algorithm = crate::table::find(name).unwrap();
+        sessions.push(open(&spec(algorithm, 32, &mut noise)).work);
+    }
+    let stdrng = crate::table::find("stdrng").unwrap();
+    let Work::Random(random) = open(&Spec::new(stdrng, Key::None)).work else {
+        panic!();
+    };
+    let all = || {
+        let mut answers = Vec::new();
+        for work in &sessions {
+            let mut out = [0u8; 32];
+            match work {
+                Work::Aead(aead) => aead
+                    .seal(
+                        &[1; 12],
+                        Input::EMPTY,
+                        Input::from(&[2; 16]),
+                        Output::from(&mut out[..]),
+                    )
+                    .unwrap(),
+                Work::Hashing(mac) => {
+                    let size = if answers.len() == 64 { 32 } else { 16 };
+                    mac.once(Input::from(b"abc"), &mut out[..size]).unwrap();
+                }
+                _ => panic!(),
+            }
+            answers.extend_from_slice(&out);
+        }
+        answers
+    };
+    let mut seen = std::collections::HashSet::new();
+    let draw = || {
+        let mut bytes = vec![0u8; 32];
+        random.fill(&mut bytes).unwrap();
+        bytes
+    };
+    assert!(seen.insert(draw()));
+    for _ in 0..20 {
+        assert_eq!(in_child(all).as_ref(), Some(&all()));
+        assert!(seen.insert(in_child(draw).unwrap()), "repeats");
+        assert!(seen.insert(draw()), "repeats");
+    }
+}
+
+#[test]
+fn random_bytes_come_in_any_length() {
+    let stdrng = crate::table::find("stdrng").unwrap();
+    let Work::Random(random) = open(&Spec::new(stdrng, Key::None)).work else {
+        panic!();
+    };
+    for length in [0, 1, 31, 33, 1000, 100_000] {
+        let mut out = vec![0u8; length];
+        random.fill(&mut out).unwrap();
+        let zeros = out.iter().filter(|b| **b == 0).count();
+        assert!(length < 31 || zeros < length / 8, "{zeros} of {length}");
+    }
+}
+
+/// BLAKE2 with every parameter, against hashlib of CPython (which wraps the reference code).
+#[test]
+fn blake2_takes_all_its_parameters() {
+    let known = [
+        ("blake2b", "b00f36577b9cdafd5f3a09b3debc988d4a7d4b15"),
+        ("blake2s", "b70ca314c8e056b7d995c8b09b76d96f366cd10e"),
+    ];
+    for (name, answer) in known {
+        let algorithm = crate::table::find(name).unwrap();
+        let mut spec = Spec::new(algorithm, Key::Bytes(Secret::new(b"key")));
+        spec.parameters.digest_size = Some(20);
+        spec.parameters.blake2 = Some(crate::engine::Blake2 {
+            salt: b"salt".to_vec(),
+            person: b"person".to_vec(),
+            fanout: 2,
+            depth: 3,
+            leaf_size: 4096,
+            node_offset: 5,
+            node_depth: 1,
+            inner_size: 32,
+            last_node: true,
+        });
+        let Work::Hashing(hashing) = open(&spec).work else {
+            panic!();
+        };
+        let mut out = [0u8; 20];
+        hashing.once(Input::from(b"abc"), &mut out).unwrap();
+        let hex: String = out.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, answer, "{name}");
     }
 }
