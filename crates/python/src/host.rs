@@ -5,7 +5,7 @@ use crate::fd::settings;
 use cryptofd_core::engine::{Key, Spec, Work};
 use cryptofd_core::secret::Secret;
 use cryptofd_core::table::{ALGORITHMS, Algorithm, Kind, find};
-use cryptofd_core::{choose, engines as house, selftest};
+use cryptofd_core::{Error, choose, engines as house, selftest};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::{Value, json};
@@ -147,4 +147,33 @@ fn kind(work: &Work) -> &'static str {
         Work::Kdf(_) => "kdf",
         Work::Random(_) => "rng",
     }
+}
+
+/// The kernel's drivers, as JSON.
+#[pyfunction]
+pub fn drivers(python: Python<'_>) -> PyResult<String> {
+    let list = python
+        .detach(house::kernel::drivers::list)
+        .map_err(|errno| Error::system(errno, "the kernel does not list its crypto drivers"))
+        .map_err(Raise)?;
+    let driver = |d: &house::kernel::drivers::Driver| {
+        json!({
+            "algorithm": d.algorithm,
+            "name": d.name,
+            "module": d.module,
+            "priority": d.priority,
+            "kind": d.kind,
+            "flags": d.flags,
+            "hardware": d.hardware(),
+            "selftest": d.tested(),
+            "internal": !d.usable(),
+            "block_size": d.block,
+            "min_key_size": d.min_key,
+            "max_key_size": d.max_key,
+            "iv_size": d.iv,
+            "digest_size": d.digest,
+            "seed_size": d.seed,
+        })
+    };
+    Ok(Value::Array(list.iter().map(driver).collect()).to_string())
 }

@@ -23,6 +23,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(host::algorithms, module)?)?;
     module.add_function(wrap_pyfunction!(host::engines, module)?)?;
     module.add_function(wrap_pyfunction!(host::explain, module)?)?;
+    module.add_function(wrap_pyfunction!(host::drivers, module)?)?;
     module.add("NONBLOCK", libc::O_NONBLOCK)?;
     Ok(())
 }
