@@ -35,6 +35,13 @@ EXCHANGE = "/run/lab"
 BOOT_SECONDS = 300.0
 POWER_OFF_SECONDS = 5.0
 
+# The kernel and all its processes go when this process goes, however that happens: they live in
+# a PID namespace whose first process dies with its parent. (User-Mode Linux's helpers would stay.)
+_TIED = ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child=KILL"]
+if os.geteuid() != 0:
+    _TIED += ["--user", "--map-root-user"]
+_TIED += ["sh", "-c", '"$@"; exit', "sh"]
+
 _CRYPTODEV: dict[str, Any] = {
     "driver": "virtio-crypto-pci",
     "id": "crypto0",
@@ -98,8 +105,11 @@ class Machine:
         """Boots; whoever calls this instead of entering calls close()."""
         memory = Path("/dev/shm")
         self._home = Path(
-            tempfile.mkdtemp(prefix="cryptofd-lab-", dir=memory if memory.is_dir() else None)
+            tempfile.mkdtemp(
+                prefix=f"cryptofd-lab-{os.getpid()}-", dir=memory if memory.is_dir() else None
+            )
         )
+        _sweep(self._home.parent)
         try:
             self._share = self._home / "exchange"
             self._share.mkdir()
@@ -111,6 +121,7 @@ class Machine:
             self._started = time.monotonic()
             for name, text in self.files.items():
                 (self.results / name).write_text(text)
+            self._compile()
             self._launch()
         except BaseException:
             self.close()
@@ -247,15 +258,20 @@ class Machine:
 
     # How it is started.
 
+    def _compile(self) -> None:
+        """Leaves bytecode for the guest, which cannot write its own and is slow at making it."""
+        sources = [path for path in ("lab", "python") if (CHECKOUT / path).is_dir()]
+        command = [str(_python()), "-m", "compileall", "-q", *sources]
+        subprocess.run(command, cwd=CHECKOUT, check=False, capture_output=True)
+
     def _launch(self) -> None:
         read, write = os.pipe()
         in_qemu = self._kernel.in_qemu
         command = self._qemu() if in_qemu else self._user_mode_linux(write)
         environ = {**os.environ, "TMPDIR": str(self._home)}
         with (self._home / "console.log").open("ab") as console:
-            # The kernel goes when this process goes, however that happens.
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command],
+                [*_TIED, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=write if in_qemu else console,
                 stderr=console,
@@ -360,6 +376,14 @@ def _python() -> Path:
     """The interpreter that the guest uses: the checkout's own, so that it finds the package."""
     own = CHECKOUT / ".venv" / "bin" / "python"
     return own if own.exists() else Path(sys.executable)
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what processes left behind that were killed and could not."""
+    for home in directory.glob("cryptofd-lab-*-*"):
+        owner = home.name.split("-")[2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def _is_hidden(path: Path) -> bool:
