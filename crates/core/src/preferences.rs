@@ -111,15 +111,13 @@ impl Preferences {
         if let Some(why) = self.forbids(engine) {
             return Some(why);
         }
-        let special = self
-            .special(algorithm)
-            .filter(|wishes| wishes.disable.is_some());
-        match special {
-            Some(wishes) if names(&wishes.disable, engine) => {
-                Some(format!("disabled by preference for {algorithm}"))
-            }
-            None if names(&self.wishes.disable, engine) => Some("disabled by preference".into()),
-            _ => None,
+        let special = self.special(algorithm);
+        if names(&self.wishes.disable, engine) {
+            Some("disabled by preference".into())
+        } else if special.is_some_and(|wishes| names(&wishes.disable, engine)) {
+            Some(format!("disabled by preference for {algorithm}"))
+        } else {
+            None
         }
     }
 

@@ -167,6 +167,15 @@ fn single_algorithms_have_their_own_preferences() {
     assert_eq!(order(&preferences, "gcm(aes)")[0], "openssl");
     let why = preferences.against("software", "gcm(aes)").unwrap();
     assert_eq!(why, "disabled by preference for gcm(aes)");
+    // What is disabled for one algorithm is disabled besides what is disabled for all.
+    root.write(
+        "user.toml",
+        "[engines]\ndisable = [\"openssl\"]\n[engines.for.sha1]\ndisable = [\"software\"]\n",
+    );
+    let both = root.load();
+    assert!(both.against("openssl", "sha1").is_some());
+    assert!(both.against("software", "sha1").is_some());
+    assert_eq!(both.against("software", "sha256"), None);
     // An alias means the algorithm.
     let name = "rfc7539(chacha20,poly1305)";
     assert!(preferences.against("software", name).is_some());
