@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from threading import local
 from typing import TYPE_CHECKING, Protocol
@@ -95,10 +94,18 @@ def in_order(
             except OSError as error:
                 return error
 
+        ahead = list(islice(tasks := iter(tasks), 2))
+        if len(ahead) < 2 or threads == 1:
+            # Nothing to share out: no threads, and Ctrl-C waits for none.
+            for path, scheme in chain(ahead, tasks):
+                yield one(path, scheme)
+            return
+        from concurrent.futures import Future, ThreadPoolExecutor
+
         queue: list[Future[str | OSError]] = []
         pool = ThreadPoolExecutor(threads)
         try:
-            for path, scheme in tasks:
+            for path, scheme in chain(ahead, tasks):
                 queue.append(pool.submit(one, path, scheme))
                 # Far enough ahead that one long file does not stop the others, and no further.
                 if len(queue) >= 64 * threads:
@@ -180,6 +187,8 @@ def check(
 
 
 def _check(path: str, scheme_of: Callable[[Listed], Scheme | None], asked: Checking) -> int:
+    import hmac
+
     shown = "'standard input'" if path == "-" else quoted(path)
     try:
         with opened(path) as file:

@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _table(stops: Sequence[Stop]) -> None:
     print_table(
-        ("what", "where", "engine", "driver", "by", "speed", "checked"),
+        ("what", "where", "engine", "driver", "by", "speed", "checked", "why not the others"),
         (
             (
                 s.what,
@@ -81,20 +82,11 @@ def _table(stops: Sequence[Stop]) -> None:
                 "hardware" if s.result["hardware"] else "software",
                 f"{size(s.result['bytes'] / max(s.result['seconds'], 1e-9))}/s",
                 s.checked,
+                "; ".join(s.result["reasons"]) or "it is the first that can",
             )
             for s in stops
         ),
     )
-    print("\nWhy not the others:")
-    for where in dict.fromkeys(s.where for s in stops):
-        reasons = dict.fromkeys(
-            f"{s.result['engine']} served {s.what.split(' of ')[0]}: "
-            + ("; ".join(s.result["reasons"]) or "it is the first of those that can")
-            for s in stops
-            if s.where == where
-        )
-        for reason in reasons:
-            print(f"  {where}: {reason}")
     print(
         "\nTry next:\n"
         "  cryptofd doctor                      what this host allows, and what to do about it\n"
@@ -234,23 +226,41 @@ class Tour:
 
     def _in_lab(self, name: str, path: Path, kernel: str) -> Iterator[Stop]:
         """The same inside a kernel whose hardware is a virtio-crypto device."""
+        from cryptofd.errors import CryptoFDError
+
         try:
-            from lab import LabError, Machine, Setting
+            from lab import LabError
+            from lab.kernels import cache
         except ImportError:
-            from cryptofd.errors import CryptoFDError
-
-            raise CryptoFDError(
-                errno.ENOENT, "--lab needs a checkout: run `make run` there"
-            ) from None
-
+            message = "--lab needs a checkout: run `make run` there"
+            raise CryptoFDError(errno.ENOENT, message) from None
         say(f"booting Linux ({kernel}) with a virtio-crypto device, by emulation: about a minute")
+        sink = self._fresh("out")
+        cache().mkdir(parents=True, exist_ok=True)
+        # The guest sees the lab's own directories, not all of this host's.
+        with tempfile.TemporaryDirectory(prefix="tour-", dir=cache()) as visible:
+            copy = Path(visible, "file")
+            shutil.copyfile(path, copy)
+            try:
+                results = self._guest(kernel, copy.resolve(), sink)
+            except LabError as error:
+                raise CryptoFDError(errno.EIO, str(error)) from None
+        place = f"in Linux ({kernel})"
+        yield self._hashed(name, path, place, results["hash"])
+        stop = self._encrypted(name, path, place, results["cipher"], sink)
+        if not results["cipher"]["hardware"]:
+            stop.right, stop.checked = False, "WRONG: hardware was required"
+        yield stop
+
+    def _guest(self, kernel: str, path: Path, sink: Path) -> dict[str, dict[str, Any]]:
+        """Boots, does both jobs, and brings what they wrote."""
+        import cryptofd
+        from lab import Machine, Setting
+
         jobs = {
             "hash": self._asked(HASH, source=str(path), options={"engine": "kernel"}),
             "cipher": self._asked(
-                CIPHER,
-                source=str(path),
-                sink="{results}/cipher.out",
-                options={"hardware": "require"},
+                CIPHER, source=str(path), sink="{results}/out", options={"hardware": "require"}
             ),
         }
         script = "set -e\n" + "".join(
@@ -259,27 +269,19 @@ class Tour:
             for job in jobs
         )
         files = {f"{job}.json": json.dumps(asked) for job, asked in jobs.items()}
+        # The guest shall run this very package.
+        env = {"PYTHONPATH": str(Path(cryptofd.__file__).resolve().parent.parent)}
         output = io.BytesIO()
-        try:
-            setting = Setting(kernel, hardware=True)
-            with Machine(setting, ["sh", "-c", script], files=files, output=output) as machine:
-                code = machine.wait(600)
-                results = {
-                    job: _answer(_bytes(machine.results / f"{job}.result"), code, output.getvalue())
-                    for job in jobs
-                }
-                sink = self._fresh("out")
-                sink.write_bytes((machine.results / "cipher.out").read_bytes())
-        except LabError as error:
-            from cryptofd.errors import CryptoFDError
-
-            raise CryptoFDError(errno.EIO, str(error)) from None
-        place = f"in Linux ({kernel})"
-        yield self._hashed(name, path, place, results["hash"])
-        stop = self._encrypted(name, path, place, results["cipher"], sink)
-        if not results["cipher"]["hardware"]:
-            stop.right, stop.checked = False, "WRONG: hardware was required"
-        yield stop
+        setting = Setting(kernel, hardware=True)
+        with Machine(setting, ["sh", "-c", script], env, output, files) as machine:
+            code = machine.wait(600)
+            found = machine.results
+            results = {
+                job: _answer(_bytes(found / f"{job}.result"), code, output.getvalue())
+                for job in jobs
+            }
+            shutil.copyfile(found / "out", sink)
+        return results
 
 
 def _files(directory: Path) -> list[Path]:
