@@ -310,6 +310,23 @@ class TestLists:
         assert "no algorithm" in bad("algorithms", "rot13")
         assert good("algorithms", "md5").count(b"\n") == 2
 
+    def test_drivers(self, here: Path) -> None:
+        if not Path("/proc/crypto").exists():
+            pytest.skip("this kernel has no cryptography")
+        every = json.loads(good("drivers", "--all", "--json"))
+        named = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/crypto").read_text().splitlines()
+            if line.startswith("driver")
+        ]
+        assert sorted(driver["name"] for driver in every) == sorted(named)
+        one = every[0]["algorithm"]
+        of_one = json.loads(good("drivers", "--all", "--algorithm", one, "--json"))
+        assert of_one == sorted(
+            (d for d in every if d["algorithm"] == one), key=lambda d: -d["priority"]
+        )
+        assert "no driver 'nobody'" in bad("drivers", "prefer", "nobody")
+
     def test_doctor(self, here: Path) -> None:
         found = json.loads(run("doctor", "--json").stdout)
         topics = {finding["topic"].split()[0] for finding in found}

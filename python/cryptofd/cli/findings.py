@@ -130,11 +130,15 @@ def kernel() -> Iterator[Finding]:
             shown = "no crypto.af_alg_restrict" if level is None else "crypto.af_alg_restrict = 0"
             yield Finding(topic, "ok", f"{shown}: all of AF_ALG is open")
         yield from (_kind(topic, *kind) for kind in _KINDS)
+        if version >= (6, 2) and Path("/proc/keys").exists():
+            yield Finding(
+                topic, "ok", "keys of the keyring by serial number (keyring:), Linux 6.2+"
+            )
+        else:
+            yield Finding(
+                topic, "absent", "no keys by serial number: Linux 6.2 and later take them"
+            )
     yield from _modules(topic)
-    if version >= (6, 2) and Path("/proc/keys").exists():
-        yield Finding(topic, "ok", "keys of the keyring by serial number (keyring:), Linux 6.2+")
-    else:
-        yield Finding(topic, "absent", "no keys by serial number: Linux 6.2 and later take them")
     seccomp = re.search(r"^Seccomp:\s*(\d)", read("/proc/self/status") or "", re.MULTILINE)
     if seccomp and seccomp[1] == "2":
         todo = ("containers often forbid AF_ALG; descriptors handed in still work",)
