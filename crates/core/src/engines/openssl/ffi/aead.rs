@@ -21,7 +21,7 @@ enum Mode {
     Pieces,
     /// The length first, one piece, the key again with every message since it holds the sizes: CCM.
     Ccm,
-    /// One piece, the key again with every message: GCM-SIV.
+    /// One piece, a context for every message: GCM-SIV.
     Siv,
 }
 
@@ -146,6 +146,14 @@ impl Aead {
         }
     }
 
+    /// Keeps a context for the next message. A GCM-SIV context is not kept: OpenSSL 3.2 to 3.6 would add
+    /// the next message's aad to that of the last.
+    fn give(&self, direction: Direction, ready: Ready) {
+        if self.mode != Mode::Siv {
+            self.pools[way(direction) as usize].give(ready);
+        }
+    }
+
     /// The aad, and before it what CCM wants to know.
     fn take_aad(&self, ready: &mut Ready, aad: Input<'_>, data: usize) -> bool {
         let api = ready.context.api;
@@ -227,7 +235,7 @@ impl engine::Aead for Aead {
             return Err(self.provider.elsewhere("this message", &quiet));
         }
         end.copy_from(&tag[..self.tag]);
-        self.pools[way(direction) as usize].give(ready);
+        self.give(direction, ready);
         Ok(())
     }
 
@@ -255,7 +263,7 @@ impl engine::Aead for Aead {
             out.wipe();
             return Err(Error::bad_tag());
         }
-        self.pools[way(direction) as usize].give(ready);
+        self.give(direction, ready);
         Ok(())
     }
 }
