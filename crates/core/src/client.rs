@@ -145,6 +145,8 @@ pub struct Waiting {
     pub id: u64,
     /// Bytes of its result or sentence.
     pub length: usize,
+    /// Whether it is a refusal.
+    pub refused: bool,
     /// Bytes of the packet.
     packet: usize,
     /// Whether it says that it brings a descriptor.
@@ -174,6 +176,7 @@ fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
     Ok(Waiting {
         id: number(8, 8),
         length: result as usize,
+        refused: number(20, 4) != 0,
         packet: length,
         brings: number(4, 2) == Op::Clone as u64 || number(6, 2) != 0,
     })
@@ -198,7 +201,8 @@ fn receive(
     }
 }
 
-/// Takes the next answer; EMSGSIZE, and it stays, if its result is longer than `most`. EMFILE, and it
+/// Takes the next answer; EMSGSIZE, and it stays, if its result (not a refusal's sentence) is longer than
+/// `most`. EMFILE, and it
 /// stays, if it brings a descriptor and this process has no room. EPROTO, and it is gone, if it is no
 /// proper answer. Otherwise errors as `peek`.
 pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completion> {
@@ -210,7 +214,7 @@ pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completio
         }
         other => other?,
     };
-    if waiting.length > most {
+    if waiting.length > most && !waiting.refused {
         return Err(Error::too_large(format!(
             "the answer has {} bytes, the buffer {most}",
             waiting.length

@@ -694,3 +694,6 @@ pub fn error(status: i32, sentence: &[u8]) -> Error {
         Error::new(kind, status, text)
     }
 }
+
+#[cfg(test)]
+mod tests;
