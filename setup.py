@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the C library's file is called libcryptofd.so."""
+"""What pyproject.toml cannot say: the C library's file is called libcryptofd.so.0."""
 
 import os
 
@@ -8,13 +8,13 @@ from setuptools_rust.extension import RustExtension
 
 
 class BuildRust(build_rust):
-    """Gives plain libraries the name that a linker looks for, without Python's tags."""
+    """Gives plain libraries the name that the loader looks for, without Python's tags."""
 
     def get_dylib_ext_path(self, ext: RustExtension, module_name: str) -> str:
         path: str = super().get_dylib_ext_path(ext, module_name)
         folder, name = os.path.split(path)  # noqa: PTH206
         if name.startswith("lib"):
-            name = name.split(".")[0] + ".so"
+            name = name.split(".")[0] + ".so.0"
         return os.path.join(folder, name)  # noqa: PTH118
 
 

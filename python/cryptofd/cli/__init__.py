@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("doctor", "doctor", "what this host allows, and what to do about it"),
     ("bench", "bench", "measure this host's engines"),
     ("tour", "tour", "the main job on real files, checked by other programs"),
+    ("config", "config", "flags for C programs: --cflags --libs"),
 )
 
 USAGE, BROKEN_PIPE = 2, 128 + signal.SIGPIPE
