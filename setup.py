@@ -12,7 +12,7 @@ class BuildRust(build_rust):
 
     def get_dylib_ext_path(self, ext: RustExtension, module_name: str) -> str:
         path: str = super().get_dylib_ext_path(ext, module_name)
-        folder, name = os.path.split(path)  # noqa: PTH206
+        folder, name = os.path.split(path)
         if name.startswith("lib"):
             name = name.split(".")[0] + ".so.0"
         return os.path.join(folder, name)  # noqa: PTH118

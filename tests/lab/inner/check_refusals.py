@@ -31,9 +31,9 @@ def test_the_kernels_answer_is_the_engines(algorithm: cryptofd.Algorithm) -> Non
     if answer:
         assert not candidate.offers
         assert candidate.why
+        key = bytes(range(min(algorithm.key.max, 64))) if algorithm.key else None
         with pytest.raises(cryptofd.NoEngine) as caught:
-            key = bytes(range(algorithm.key.max)) if algorithm.key else None
-            cryptofd.open(algorithm.name, key[:64] if key else None, engine="kernel")
+            cryptofd.open(algorithm.name, key, engine="kernel")
         assert caught.value.errno == errno.ENODEV
         assert "kernel: " in str(caught.value)
 
