@@ -60,7 +60,7 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 	touch $@
 
 # What the lab's kernels and the tests in C need.
-LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod libkcapi-dev keyutils valgrind openssl
+LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl
 
 $(STAMP)/lab: $(STAMP)/install
 	missing=()
