@@ -214,7 +214,6 @@ impl Provider {
         let context = Provider::context(library)?;
         // SAFETY: the context is ours, the name a C string.
         if unsafe { (api.OSSL_PROVIDER_load)(context, c"fips".as_ptr()) }.is_null() {
-            let why = quiet.reason();
             // SAFETY: ours, and nothing was fetched from it.
             unsafe { (api.OSSL_LIB_CTX_free)(context) };
             let context = Provider::context(library)?;
@@ -222,7 +221,7 @@ impl Provider {
                 // SAFETY: as above.
                 unsafe { (api.OSSL_LIB_CTX_free)(context) };
                 return Err(format!(
-                    "no FIPS provider in {}: {why}; {more}",
+                    "no FIPS provider in {}: it does not load by itself, {more}",
                     library.version
                 ));
             }
