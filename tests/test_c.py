@@ -116,9 +116,9 @@ def test_the_page_on_the_wire_has_the_numbers_of_the_record() -> None:
     page = (ROOT / "docs/wire.md").read_text()
     fields = [(name, int(offset), int(size)) for name, offset, size, _ in table(page, "field")]
     assert fields == [(f["name"], f["offset"], f["bytes"]) for f in RECORD["field"]]
-    assert {row[0]: int(row[1]) for row in table(page, "op")} == RECORD["op"]
-    assert {row[0]: int(row[1]) for row in table(page, "parameter")} == RECORD["param"]
-    assert {row[0]: int(row[1]) for row in table(page, "flag")} == RECORD["flag"]
+    assert {row[0]: int(row[1]) for row in table(page, "op | number")} == RECORD["op"]
+    assert {row[0]: int(row[1]) for row in table(page, "parameter | number")} == RECORD["param"]
+    assert {row[0]: int(row[1]) for row in table(page, "flag | value")} == RECORD["flag"]
     assert {row[0]: int(row[1].split()[0]) for row in table(page, "limit")} == RECORD["limits"]
 
 
