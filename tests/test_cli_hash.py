@@ -247,6 +247,35 @@ def test_cmac_and_gmac(files: Path) -> None:
         assert result.stdout.split()[0].lower() == model.stdout.strip().lower(), result.stderr
 
 
+def test_one_message_under_one_nonce(files: Path) -> None:
+    (files / "aes").write_bytes(bytes(range(32)))
+    (files / "aes").chmod(0o600)
+    gmac = ["mac", "-k", "file:aes", "-a", "gmac(aes)", "--iv", "00" * 12]
+    poly1305 = ["mac", "-k", "file:aes", "-a", "poly1305"]
+    for command in (gmac, poly1305):
+        assert run(*command, "plain", cwd=files).returncode == 0
+        for arguments in (["plain", "sp ace"], ["-c", "plain"]):
+            refused = run(*command, *arguments, cwd=files)
+            assert (refused.returncode, refused.stdout) == (1, b"")
+            assert b"one message" in refused.stderr
+
+
+def test_names_that_are_no_text(files: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    name = NAMES[-1]
+    (files / "list").write_bytes(run("hash", name, cwd=files).stdout)
+    for arguments in (["-c", "list"], ["--json", name], ["--tag", name], [name, "missing-\udcff"]):
+        done = subprocess.run(
+            [*CRYPTOFD, "hash", *arguments],
+            cwd=files,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+        assert b"not-utf-8-" in done.stdout
+
+
 def test_a_hash_is_no_mac(files: Path) -> None:
     result = mac("-a", "sha256", "plain", cwd=files)
     assert result.returncode == 1

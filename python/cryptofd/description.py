@@ -134,6 +134,8 @@ class Algorithm(_FromJSON):
     max_message: int | None
     names: Mapping[str, Any]
     streaming: Streaming | None = None
+    #: A key serves for one message only (Poly1305).
+    one_time_key: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         known = ", ".join(c[0] for c in COMMANDS)
         print(f"cryptofd: no command {name!r}; there are {known}", file=sys.stderr)
         return USAGE
+    # Names of files are bytes, and go out as they came in.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     # A killed process leaves nothing behind either: SIGTERM unwinds as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:

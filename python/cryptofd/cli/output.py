@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 
 def print_json(value: Any) -> None:
     """JSON for programs, indented for eyes."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 def print_table(
