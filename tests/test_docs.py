@@ -88,37 +88,20 @@ def test_shell_examples(page: Path, line: int, text: str, shell: Path) -> None:
 
 
 C = list(blocks("c"))
-DOOR = ROOT / "crates" / "door-c"
 
 
-def library() -> Path:
-    """The directory of libcryptofd.so: where cargo or pip put it."""
-    import cryptofd
-
-    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    places = [Path(cryptofd.__file__).parent / "lib", target / "release", target / "debug"]
-    for place in places:
-        if (place / "libcryptofd.so").exists():
-            return place
-    pytest.fail(f"no libcryptofd.so in {', '.join(map(str, places))}: cargo build --release")
-
-
-@pytest.mark.skipif(not DOOR.is_dir(), reason="this checkout has no C library")
 @pytest.mark.parametrize(
     ("page", "line", "text"), C, ids=[f"{name_of(page)}:{line}" for page, line, _ in C]
 )
-def test_c_examples(page: Path, line: int, text: str, tmp_path: Path) -> None:
-    (tmp_path / "example.c").write_text(text)
-    where = library()
-    subprocess.run(
-        [
-            *("cc", "-Wall", "-Wextra", "-Werror", f"-I{DOOR / 'include'}", "example.c"),
-            *(f"-L{where}", f"-Wl,-rpath,{where}", "-lcryptofd", "-o", "example"),
-        ],
-        cwd=tmp_path,
-        check=True,
-    )
-    done = subprocess.run(["./example"], cwd=tmp_path, capture_output=True, text=True, check=True)
+def test_c_examples(page: Path, line: int, text: str, shell: Path) -> None:
+    (shell / "hello.c").write_text(text)
+    # As the README says it, and with every warning an error.
+    build = "cc -Wall -Wextra -Werror hello.c $(cryptofd config) -o hello"
+    assert build.replace("-Wall -Wextra -Werror ", "") in page.read_text()
+    environment = {**os.environ, "PATH": f"{shell / 'bin'}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run(["sh", "-c", build], cwd=shell, env=environment, check=True)
+    done = subprocess.run(["./hello"], cwd=shell, capture_output=True, text=True, check=True)
     # All of them hash "hello".
     assert done.stdout.strip() == hashlib.sha256(b"hello").hexdigest()
 
