@@ -103,6 +103,7 @@ class Hasher:
     digest_size: int
     block_size: int
     algorithm: str
+    name: str
     def update(self, data: Buffer) -> None: ...
     def digest(self, length: int | None = None) -> bytes: ...
     def hexdigest(self, length: int | None = None) -> str: ...
@@ -112,10 +113,19 @@ class Hasher:
 class HashFactory:
     digest_size: int
     block_size: int
+    algorithm: str
+    name: str
     def __new__(
         cls, algorithm: str, key: Buffer | KeyringKey | None = None, **options: Any
     ) -> Self: ...
     def __call__(self, data: Buffer | None = None, /) -> Hasher: ...
+    def new(
+        self,
+        string: Buffer | None = None,
+        *,
+        data: Buffer | None = None,
+        usedforsecurity: object = None,
+    ) -> Hasher: ...
     def digest(self, data: Buffer, length: int | None = None, /) -> bytes: ...
 
 def open(

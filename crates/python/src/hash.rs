@@ -3,19 +3,29 @@
 use crate::errors::Raise;
 use crate::fd::{hex, settings};
 use crate::ffi::View;
+use cryptofd_core::error::Error;
 use cryptofd_core::session::{self, Session};
+use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::table::Kind;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyType};
 use std::sync::{Arc, Mutex};
+use zeroize::Zeroize;
 
 /// Above this many bytes the GIL is released.
 pub const LONG: usize = 8192;
+
+/// Input up to this many bytes is held until it is clear that a running state is needed: a short message
+/// is then hashed all at once.
+const SHORT: usize = 64;
 
 /// A session of a hash or MAC from which running hashes are made.
 #[pyclass(frozen, module = "cryptofd._core")]
 pub struct HashFactory {
     session: Arc<Session>,
+    /// Made of a name alone, so another process can make the same.
+    plain: bool,
 }
 
 #[pymethods]
@@ -28,23 +38,50 @@ impl HashFactory {
         key: Option<&Bound<'_, PyAny>>,
         options: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<HashFactory> {
+        let plain = key.is_none() && options.is_none_or(|options| options.is_empty());
         let request = settings(algorithm, key, options)?;
         let session = Session::open(request).map_err(Raise)?;
-        Ok(HashFactory { session })
+        if !matches!(session.algorithm().kind, Kind::Hash | Kind::Xof | Kind::Mac) {
+            return Err(Raise(Error::unsupported(format!(
+                "{} is a {}: it does not digest",
+                session.algorithm().name,
+                session.algorithm().kind.name()
+            )))
+            .into());
+        }
+        Ok(HashFactory { session, plain })
     }
 
     /// A running hash that has taken `data`.
     #[pyo3(signature = (data=None, /))]
     fn __call__(&self, python: Python<'_>, data: Option<&Bound<'_, PyAny>>) -> PyResult<Hasher> {
         let hasher = Hasher {
-            digest_size: self.session.digest_size(),
-            xof: self.session.algorithm().kind == Kind::Xof,
-            state: Mutex::new(self.session.hasher().map_err(Raise)?),
+            session: self.session.clone(),
+            state: Mutex::new(State::EMPTY),
         };
         if let Some(data) = data {
             hasher.update(python, data)?;
         }
         Ok(hasher)
+    }
+
+    /// The same, with the arguments of hashlib's constructors. `usedforsecurity` decides nothing here:
+    /// what may be used is the policy's to say.
+    #[pyo3(name = "new", signature = (string=None, *, data=None, usedforsecurity=None))]
+    fn begin(
+        &self,
+        python: Python<'_>,
+        string: Option<&Bound<'_, PyAny>>,
+        data: Option<&Bound<'_, PyAny>>,
+        usedforsecurity: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Hasher> {
+        let _ = usedforsecurity;
+        if string.is_some() && data.is_some() {
+            return Err(PyTypeError::new_err(
+                "'data' and 'string' are two names of one argument: give one",
+            ));
+        }
+        self.__call__(python, string.or(data))
     }
 
     /// The digest of `data`, all at once.
@@ -53,9 +90,9 @@ impl HashFactory {
         &self,
         python: Python<'py>,
         data: &Bound<'py, PyAny>,
-        length: Option<usize>,
+        length: Option<isize>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let length = length.unwrap_or_else(|| self.session.digest_size());
+        let length = output_length(&self.session, length)?;
         let data = View::read(data)?;
         let input = data.input();
         PyBytes::new_with(python, length, |out| {
@@ -71,7 +108,7 @@ impl HashFactory {
     /// Bytes of a digest.
     #[getter]
     fn digest_size(&self) -> usize {
-        self.session.digest_size()
+        digest_size(&self.session)
     }
 
     /// Bytes of a block.
@@ -79,14 +116,133 @@ impl HashFactory {
     fn block_size(&self) -> usize {
         self.session.algorithm().block
     }
+
+    /// The algorithm's name.
+    #[getter]
+    fn algorithm(&self) -> &'static str {
+        self.session.algorithm().name
+    }
+
+    /// The algorithm's name in hashlib.
+    #[getter]
+    fn name(&self) -> String {
+        name(&self.session)
+    }
+
+    fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, (&'static str,))> {
+        if this.get().plain {
+            Ok((this.get_type(), (this.get().algorithm(),)))
+        } else {
+            Err(PyTypeError::new_err(
+                "a HashFactory with a key or options is not pickled: its key would be copied",
+            ))
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<constructor of {}>", self.name())
+    }
+}
+
+/// hashlib's name of a hash; hmac's of an HMAC.
+fn name(session: &Session) -> String {
+    let algorithm = session.algorithm();
+    let name = algorithm.hashlib.unwrap_or(algorithm.name);
+    if algorithm.template() == "hmac" {
+        format!("hmac-{name}")
+    } else {
+        name.to_owned()
+    }
+}
+
+/// hashlib's: 0 where there is no one size.
+fn digest_size(session: &Session) -> usize {
+    match session.algorithm().kind {
+        Kind::Xof => 0,
+        _ => session.digest_size(),
+    }
+}
+
+/// Bytes of output when `length` was asked for.
+fn output_length(session: &Session, length: Option<isize>) -> PyResult<usize> {
+    match (session.algorithm().kind, length) {
+        (Kind::Xof, Some(length)) => usize::try_from(length)
+            .ok()
+            .filter(|length| *length < 1 << 29)
+            .ok_or_else(|| PyValueError::new_err("length: 0 to 2^29-1 bytes")),
+        (Kind::Xof, None) => Err(PyTypeError::new_err(
+            "an extendable output wants a length in bytes",
+        )),
+        (_, None) => Ok(session.digest_size()),
+        (_, Some(_)) => Err(PyTypeError::new_err("this hash has one length only")),
+    }
+}
+
+/// What a hash has taken.
+enum State {
+    /// Little, kept as it is.
+    Held { bytes: [u8; SHORT], length: usize },
+    /// More: the engine's state.
+    Running(session::Hasher),
+}
+
+impl State {
+    const EMPTY: State = State::Held {
+        bytes: [0; SHORT],
+        length: 0,
+    };
+
+    fn update(&mut self, session: &Arc<Session>, data: Input<'_>) -> cryptofd_core::Result<()> {
+        match self {
+            State::Running(hasher) => hasher.update(data),
+            State::Held { bytes, length } => {
+                if let Some(room) = bytes.get_mut(*length..*length + data.len()) {
+                    data.copy_to(room);
+                    *length += data.len();
+                    return Ok(());
+                }
+                let mut hasher = session.hasher()?;
+                if *length > 0 {
+                    hasher.update(Input::from(&bytes[..*length]))?;
+                }
+                hasher.update(data)?;
+                *self = State::Running(hasher);
+                Ok(())
+            }
+        }
+    }
+
+    fn peek(&mut self, session: &Session, out: &mut [u8]) -> cryptofd_core::Result<()> {
+        match self {
+            State::Running(hasher) => hasher.peek(out),
+            State::Held { bytes, length } => session.digest(Input::from(&bytes[..*length]), out),
+        }
+    }
+
+    fn fork(&self) -> cryptofd_core::Result<State> {
+        Ok(match self {
+            State::Running(hasher) => State::Running(hasher.fork()?),
+            State::Held { bytes, length } => State::Held {
+                bytes: *bytes,
+                length: *length,
+            },
+        })
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let State::Held { bytes, length } = self {
+            bytes[..*length].zeroize();
+        }
+    }
 }
 
 /// A running hash or MAC.
 #[pyclass(frozen, module = "cryptofd._core")]
 pub struct Hasher {
-    state: Mutex<session::Hasher>,
-    digest_size: usize,
-    xof: bool,
+    session: Arc<Session>,
+    state: Mutex<State>,
 }
 
 impl Hasher {
@@ -96,7 +252,7 @@ impl Hasher {
         &self,
         python: Python<'_>,
         long: bool,
-        f: impl FnOnce(&mut session::Hasher) -> cryptofd_core::Result<T> + Send,
+        f: impl FnOnce(&mut State) -> cryptofd_core::Result<T> + Send,
     ) -> PyResult<T> {
         if !long {
             if let Ok(mut state) = self.state.try_lock() {
@@ -107,22 +263,6 @@ impl Hasher {
             .detach(|| f(&mut self.state.lock().unwrap_or_else(|e| e.into_inner())))
             .map_err(|error| Raise(error).into())
     }
-
-    fn length(&self, length: Option<isize>) -> PyResult<usize> {
-        match (self.xof, length) {
-            (true, Some(length)) => usize::try_from(length)
-                .ok()
-                .filter(|length| *length < 1 << 29)
-                .ok_or_else(|| pyo3::exceptions::PyValueError::new_err("length: 0 to 2^29-1")),
-            (true, None) => Err(pyo3::exceptions::PyTypeError::new_err(
-                "an extendable output wants a length",
-            )),
-            (false, None) => Ok(self.digest_size),
-            (false, Some(_)) => Err(pyo3::exceptions::PyTypeError::new_err(
-                "this hash has one length only",
-            )),
-        }
-    }
 }
 
 #[pymethods]
@@ -131,7 +271,9 @@ impl Hasher {
     pub fn update(&self, python: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = View::read(data)?;
         let input = data.input();
-        self.with(python, input.len() > LONG, |state| state.update(input))
+        self.with(python, input.len() > LONG, |state| {
+            state.update(&self.session, input)
+        })
     }
 
     /// The digest of what was taken so far; more may be taken afterwards.
@@ -141,44 +283,63 @@ impl Hasher {
         python: Python<'py>,
         length: Option<isize>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let length = self.length(length)?;
+        let length = output_length(&self.session, length)?;
         PyBytes::new_with(python, length, |out| {
-            self.with(python, false, |state| state.peek(out))
+            self.with(python, length > LONG, |state| {
+                state.peek(&self.session, out)
+            })
         })
     }
 
     /// The digest in hexadecimal.
     #[pyo3(signature = (length=None))]
     fn hexdigest(&self, python: Python<'_>, length: Option<isize>) -> PyResult<String> {
-        let mut out = vec![0; self.length(length)?];
-        self.with(python, false, |state| state.peek(&mut out))?;
+        let mut out = vec![0; output_length(&self.session, length)?];
+        self.with(python, out.len() > LONG, |state| {
+            state.peek(&self.session, &mut out)
+        })?;
         Ok(hex(&out))
     }
 
     /// An independent copy.
     fn copy(&self, python: Python<'_>) -> PyResult<Hasher> {
         Ok(Hasher {
+            session: self.session.clone(),
             state: Mutex::new(self.with(python, false, |state| state.fork())?),
-            digest_size: self.digest_size,
-            xof: self.xof,
         })
     }
 
     /// Bytes of a digest.
     #[getter]
     fn digest_size(&self) -> usize {
-        if self.xof { 0 } else { self.digest_size }
+        digest_size(&self.session)
     }
 
     /// Bytes of a block.
     #[getter]
-    fn block_size(&self, python: Python<'_>) -> PyResult<usize> {
-        self.with(python, false, |state| Ok(state.session().algorithm().block))
+    fn block_size(&self) -> usize {
+        self.session.algorithm().block
     }
 
     /// The algorithm's name.
     #[getter]
-    fn algorithm(&self, python: Python<'_>) -> PyResult<&'static str> {
-        self.with(python, false, |state| Ok(state.session().algorithm().name))
+    fn algorithm(&self) -> &'static str {
+        self.session.algorithm().name
+    }
+
+    /// The algorithm's name in hashlib.
+    #[getter]
+    fn name(&self) -> String {
+        name(&self.session)
+    }
+
+    fn __repr__(&self) -> String {
+        let info = self.session.info();
+        format!(
+            "<{} by {}/{}>",
+            name(&self.session),
+            info.engine,
+            info.driver
+        )
     }
 }
