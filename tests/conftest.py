@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from host_engines import available, refusal
 
 import cryptofd
-
-
-def available() -> list[str]:
-    """The engines that are there."""
-    return [engine.name for engine in cryptofd.engines() if engine.available]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         metafunc.parametrize("engine", available())
-
-
-@functools.cache
-def refusal(engine: str, algorithm: str) -> str | None:
-    """Why ``engine`` does not offer ``algorithm``; None if it does."""
-    (candidate,) = cryptofd.explain(algorithm, engine=engine)
-    return None if candidate.offers else candidate.why
 
 
 @pytest.fixture
