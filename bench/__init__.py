@@ -1,0 +1,1 @@
+"""The figures: cryptofd and its peers in one run, in turns."""

@@ -1,0 +1,40 @@
+"""`python -m bench`: measures, prints the table and writes bench/results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from bench import calls, files, importing, kernel, report
+from bench.measure import Effort
+
+PARTS = {
+    "gcm": calls.gcm,
+    "sha256": calls.sha256,
+    "import": importing.importing,
+    "files": files.hashing,
+    "kernel": kernel.kernel,
+}
+
+
+def main() -> int:
+    """The exit code is 0 whether targets are met or not: the table says."""
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--short", action="store_true", help="a trial: tiny sizes, three pairs")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    effort = Effort(0.002, 3, 8 << 20) if options.short else Effort()
+    figures = []
+    for name in options.parts or PARTS:
+        start = time.monotonic()
+        figures += PARTS[name](effort)
+        print(f"bench: {name}, {time.monotonic() - start:.0f} s", file=sys.stderr)
+    print(report.write(figures, options.results, options.short))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
