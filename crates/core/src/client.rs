@@ -403,7 +403,7 @@ impl Client {
     }
 
     /// Sends a request; its answer comes by `complete`. Where it would block while answers wait, those are
-    /// taken aside first, so that one thread can submit without end.
+    /// taken aside first, so that one thread can submit without end; with O_NONBLOCK it is EAGAIN.
     pub fn submit(
         &self,
         request: &Request<'_>,
@@ -418,7 +418,12 @@ impl Client {
         };
         let sent = loop {
             let error = match send(self.fd.as_fd(), id, request, true) {
-                Err(error) if error.kind() == ErrorKind::Again && !nonblock => self.make_room(),
+                Err(error) if error.kind() == ErrorKind::Again && !nonblock => {
+                    match socket::is_nonblocking(self.fd.as_fd()) {
+                        Ok(false) => self.make_room(),
+                        _ => break Err(error),
+                    }
+                }
                 done => break done,
             };
             if let Err(error) = interruptible(error, interrupted) {
