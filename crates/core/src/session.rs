@@ -450,6 +450,7 @@ impl Session {
         self.is(Kind::Cipher, "encrypt or decrypt")?;
         self.check_iv(iv)?;
         self.check_length(data.len())?;
+        self.check_counter(iv, data.len())?;
         check_output(out.len(), self.cipher_room(direction, data.len()))?;
         check_overlap(data, out)?;
         let done = if self.spec.parameters.pkcs7 {
@@ -463,6 +464,25 @@ impl Session {
             .map(|()| data.len())
         };
         self.count(data.len(), done)
+    }
+
+    /// ChaCha20's counter has 32 bits (RFC 8439): beyond them the key stream would repeat.
+    fn check_counter(&self, iv: &[u8], length: usize) -> Result<()> {
+        let left = self.counter_room(iv);
+        if length as u64 > left {
+            return Err(counter_wraps(length, left));
+        }
+        Ok(())
+    }
+
+    /// Bytes until the counter in `iv` wraps.
+    fn counter_room(&self, iv: &[u8]) -> u64 {
+        match (self.spec.algorithm.name, iv.first_chunk::<4>()) {
+            ("chacha20", Some(counter)) => {
+                ((1 << 32) - u64::from(u32::from_le_bytes(*counter))) * 64
+            }
+            _ => u64::MAX,
+        }
     }
 
     fn check_blocks(&self, length: usize) -> Result<()> {
@@ -561,6 +581,7 @@ impl Session {
             iv: iv.to_vec(),
             state: None,
             held: Vec::new(),
+            left: self.counter_room(iv),
             closed: false,
         })
     }
@@ -665,6 +686,12 @@ impl Session {
             "pbkdf2" if with.iterations == 0 => {
                 return Err(Error::invalid("iterations=0: pbkdf2 takes at least 1"));
             }
+            "kdf108-ctr" if !with.salt.is_empty() => {
+                return Err(Error::invalid(format!(
+                    "salt=: {} takes info, its fixed input, and no salt",
+                    algorithm.name
+                )));
+            }
             "scrypt" => check_scrypt(with)?,
             _ => {}
         }
@@ -710,13 +737,20 @@ fn check_scrypt(with: &Derivation<'_>) -> Result<()> {
         .n
         .checked_mul(128)
         .and_then(|m| m.checked_mul(u64::from(with.r)));
-    if memory.is_none_or(|m| m > MOST) || u64::from(with.r) * u64::from(with.p) >= 1 << 30 {
+    // Libraries hold 128 r p bytes beside it.
+    if memory.is_none_or(|m| m > MOST) || u64::from(with.r) * u64::from(with.p) * 128 > MOST {
         return Err(Error::too_large(format!(
-            "n={} r={} p={}: scrypt may use at most {MOST} bytes of memory (128 n r), and r p below 2^30",
+            "n={} r={} p={}: scrypt may use at most {MOST} bytes of memory (128 n r, and 128 r p)",
             with.n, with.r, with.p
         )));
     }
     Ok(())
+}
+
+fn counter_wraps(length: usize, left: u64) -> Error {
+    Error::too_large(format!(
+        "{length} bytes: chacha20 has {left} from this counter on, then its key stream repeats"
+    ))
 }
 
 fn check_output(has: usize, needs: usize) -> Result<()> {
@@ -981,6 +1015,8 @@ pub struct Stream {
     iv: Vec<u8>,
     state: Option<(Box<dyn crate::engine::CipherStream>, u64)>,
     held: Vec<u8>,
+    /// Bytes until a counter would wrap.
+    left: u64,
     closed: bool,
 }
 
@@ -1109,6 +1145,14 @@ impl Stream {
 
     /// Gives blocks to the engine, on the next one if it fails, and learns the next IV.
     fn pass(&mut self, data: Input<'_>, out: Output<'_>, last: bool) -> Result<()> {
+        let length = data.len() as u64;
+        if length > self.left {
+            self.closed = true;
+            return Err(counter_wraps(data.len(), self.left));
+        }
+        if self.left != u64::MAX {
+            self.left -= length;
+        }
         // In place, the ciphertext that the next IV needs would be gone afterwards.
         let before = self.next_iv_source(data);
         loop {
