@@ -23,39 +23,47 @@ const SESSIONS: [(&str, usize); 8] = [
     ("stdrng", 0),
 ];
 
-/// Packets out of the fuzzer's bytes: a length of two bytes before each. Half of them get a good header of
-/// the fuzzer's op, so that what lies behind the parser is reached too.
+/// Packets out of the fuzzer's bytes: a length of two bytes before each. Half of them get a good header,
+/// described by eight of their bytes, so that short inputs reach what lies behind the parser.
 fn packets(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     while let [low, high, rest @ ..] = bytes {
         let length = usize::from(u16::from_le_bytes([*low, high & 0x03]));
         let (packet, more) = rest.split_at(length.min(rest.len()));
         bytes = more;
-        let mut packet = packet.to_vec();
-        if high & 0x80 != 0 && packet.len() >= record::HEADER {
-            let body = packet.len() - record::HEADER;
-            let number = |at: usize| usize::from(packet[at]) | usize::from(packet[at + 1]) << 8;
-            let iv = number(24).min(body);
-            let aad = number(28).min(body - iv);
-            let params = number(32).min(body - iv - aad);
-            let attached = packet[6] & 1 != 0;
-            let header = record::Header {
-                op: u16::from(packet[4]),
-                flags: u16::from(packet[6]),
-                id: record::id(&packet).unwrap_or_default(),
-                iv: iv as u32,
-                aad: aad as u32,
-                params: params as u32,
-                data: (body - iv - aad - params) as u32,
-                attached: if attached { number(40) as u64 } else { 0 },
-                attached_aad: if attached { number(48) as u64 } else { 0 },
-                ..Default::default()
-            };
-            packet[..record::HEADER].copy_from_slice(&header.request());
-        }
-        all.push(packet);
+        all.push(match packet.split_first_chunk() {
+            Some((described, body)) if high & 0x80 != 0 => good(*described, body),
+            _ => packet.to_vec(),
+        });
     }
     all
+}
+
+/// A packet whose lengths are right.
+fn good(described: [u8; 8], body: &[u8]) -> Vec<u8> {
+    let [op, flags, id, iv, aad, params, attached, attached_aad] = described;
+    let iv = usize::from(iv).min(body.len());
+    let aad = usize::from(aad).min(body.len() - iv);
+    let params = usize::from(params).min(body.len() - iv - aad);
+    let flags = u16::from(flags) & (record::FLAG_ATTACHED | record::FLAG_RUNNING);
+    let mut header = record::Header {
+        op: Op::ALL[usize::from(op) % Op::ALL.len()].0 as u16,
+        flags,
+        id: id.into(),
+        iv: iv as u32,
+        aad: aad as u32,
+        params: params as u32,
+        ..Default::default()
+    };
+    let mut body = body;
+    if flags & record::FLAG_ATTACHED != 0 {
+        // None, some of the memfd's 4096 bytes, or more than it has.
+        header.attached = u64::from(attached) << 5;
+        header.attached_aad = attached_aad.into();
+        body = &body[..iv + aad + params];
+    }
+    header.data = (body.len() - iv - aad - params) as u32;
+    [&header.request()[..], body].concat()
 }
 
 fuzz_target!(|bytes: &[u8]| {
