@@ -683,7 +683,14 @@ def test_a_peer_that_sends_garbage_when_it_is_adopted(lie: int) -> None:
 def test_a_peer_that_lies_later() -> None:
     """What is no proper answer is an error, never a result."""
     info = json.dumps({"algorithm": "gcm(aes)", "tag_size": 16, "digest_size": 0}).encode()
-    for lie in (b"x", answer(16, 0, b"short", data=9), answer(16, 0, b"data", version=7)):
+    lies = (
+        b"x",
+        answer(16, 0, b"short", data=9),
+        answer(16, 0, b"data", version=7),
+        answer(16, 0, bytes(19)),  # no such message has a box of this length
+        answer(17, 0, bytes(20)),  # another op's answer
+    )
+    for lie in lies:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
 

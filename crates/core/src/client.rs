@@ -504,7 +504,11 @@ impl Client {
     /// Submits and waits for this answer. EBUSY while answers of `submit` are outstanding.
     pub fn call(&self, request: &Request<'_>, interrupted: Interrupted<'_>) -> Result<Vec<u8>> {
         self.exclusive()?;
-        self.ask(request, None, interrupted)?.result()
+        let completion = self.ask(request, None, interrupted)?;
+        if completion.op != request.op as u16 {
+            return Err(lying("it answers another op than was asked"));
+        }
+        completion.result()
     }
 
     fn exclusive(&self) -> Result<()> {

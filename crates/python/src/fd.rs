@@ -376,7 +376,7 @@ impl CryptoFD {
                     aad: with,
                     ..Record::with(op(direction), from)
                 };
-                let answer = Zeroizing::new(remote::call(python, &remote.client, &record)?);
+                let answer = remote::transform(python, &remote, direction, &record)?;
                 return Ok(PyBytes::new(python, &answer));
             }
             Backing::Closed => return Err(raise(Error::closed())),
@@ -419,7 +419,7 @@ impl CryptoFD {
                     aad: with,
                     ..Record::with(op(direction), from)
                 };
-                let answer = Zeroizing::new(remote::call(python, &remote.client, &record)?);
+                let answer = remote::transform(python, &remote, direction, &record)?;
                 fits(answer.len())?.copy_from(&answer);
                 return Ok(answer.len());
             }

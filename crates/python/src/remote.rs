@@ -2,10 +2,12 @@
 
 use crate::errors::Raise;
 use cryptofd_core::client::{Client, Completion};
-use cryptofd_core::error::Error;
+use cryptofd_core::engine::Direction;
+use cryptofd_core::error::{Error, Kind as ErrorKind};
 use cryptofd_core::record::Request;
-use cryptofd_core::table::{Algorithm, find};
+use cryptofd_core::table::{Algorithm, Kind, find};
 use pyo3::prelude::*;
+use zeroize::Zeroizing;
 
 /// What is known of a session.
 #[derive(Clone, Copy)]
@@ -85,6 +87,44 @@ pub fn submit(python: Python<'_>, client: &Client, request: &Request<'_>) -> PyR
 pub fn complete(python: Python<'_>, client: &Client) -> PyResult<Completion> {
     let nonblock = client.outstanding() == 0;
     patiently(python, |interrupted| client.complete(nonblock, interrupted))
+}
+
+/// The same for a message: what comes back must have a length that such a message can have. The serving
+/// side is not believed.
+pub fn transform(
+    python: Python<'_>,
+    remote: &Remote,
+    direction: Direction,
+    request: &Request<'_>,
+) -> PyResult<Zeroizing<Vec<u8>>> {
+    let answer = Zeroizing::new(call(python, &remote.client, request)?);
+    let (length, facts) = (request.data.len(), &remote.facts);
+    let right = match (facts.algorithm.kind, direction) {
+        (Kind::Aead, Direction::Encrypt) => answer.len() == length + facts.tag_size,
+        (Kind::Aead, Direction::Decrypt) => answer.len() + facts.tag_size == length,
+        // Padding may be on: at most a block more, or a block less.
+        (_, Direction::Encrypt) if facts.algorithm.pkcs7 => {
+            answer.len() >= length && answer.len() - length <= facts.algorithm.block
+        }
+        (_, Direction::Decrypt) if facts.algorithm.pkcs7 => {
+            answer.len() <= length && length - answer.len() <= facts.algorithm.block
+        }
+        _ => answer.len() == length,
+    };
+    if right {
+        Ok(answer)
+    } else {
+        Err(Raise(Error::new(
+            ErrorKind::System,
+            libc::EPROTO,
+            format!(
+                "the serving side answered {} bytes to a message of {length}: no {} does",
+                answer.len(),
+                facts.algorithm.name
+            ),
+        ))
+        .into())
+    }
 }
 
 /// A client of `client`'s session with a descriptor of its own.
