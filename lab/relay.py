@@ -98,7 +98,8 @@ def _wait(child: int, events: Path) -> int:
 
 def _has_ended(events: Path) -> dict[str, Any] | None:
     """The event that the child ended with, if it came so far."""
-    lines = events.read_bytes().splitlines()
+    # What comes behind the last line's end is still being written.
+    lines = events.read_bytes().split(b"\n")[:-1]
     last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     return last if last.get("kind") == "end" else None
 
