@@ -1,6 +1,5 @@
 """The C door: a program that multiplexes, the ABI's shape, and one source for every number."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -8,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+import cryptofd
 
 ROOT = Path(__file__).parent.parent
 DOOR = ROOT / "crates/door-c"
@@ -20,17 +21,11 @@ def run(*command: object, **more: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def library() -> Path:
-    """libcryptofd.so, in a directory that also has its soname."""
-    if not shutil.which("cargo"):
-        pytest.skip("no cargo here: the library is built where it is developed")
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    built = run("cargo", "build", "-q", "-p", "cryptofd-c", "--target-dir", target, cwd=ROOT)
-    assert built.returncode == 0, built.stderr
-    library = target / "debug/libcryptofd.so"
-    link = library.with_name("libcryptofd.so.0")
-    if not link.exists():
-        link.symlink_to(library.name)
-    return library
+    """The package's libcryptofd.so, in a directory that also has its soname."""
+    found = Path(cryptofd.__file__).parent / "lib"
+    for name in ("libcryptofd.so", "libcryptofd.so.0"):
+        assert (found / name).exists(), f"{found} has no {name}"
+    return found / "libcryptofd.so.0"
 
 
 @pytest.fixture(scope="module")
