@@ -534,6 +534,52 @@ def test_threads_share_one_descriptor() -> None:
     assert errors == []
 
 
+def test_many_adopt_one_descriptor_at_once() -> None:
+    """A prefork server's workers: each inherits the one descriptor, and clones it first."""
+    fd = gcm()
+    number = fd.fileno()
+    start, stop = os.pipe()
+    children = []
+    for _ in range(12):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        code = 1
+        try:
+            os.close(stop)
+            os.read(start, 1)  # they begin together
+            for _ in range(10):
+                own = cryptofd.adopt(os.dup(number)).clone()
+                assert own.encrypt(b"data", iv=IV) == expected(b"data")
+            code = 0
+        except BaseException as error:
+            os.write(2, f"in the child: {error!r}\n".encode())
+        finally:
+            os._exit(code)
+    os.close(stop)
+    os.close(start)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * len(children)
+
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(10):
+                own = cryptofd.adopt(os.dup(number)).clone()
+                assert own.encrypt(b"data", iv=IV) == expected(b"data")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 

@@ -206,6 +206,19 @@ fn receive(
 /// stays, if it brings a descriptor and this process has no room. EPROTO, and it is gone, if it is no
 /// proper answer. Otherwise errors as `peek`.
 pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completion> {
+    match take_if(fd, most, nonblock, |_| true)? {
+        Some(completion) => Ok(completion),
+        None => Err(lying("it was refused unseen")),
+    }
+}
+
+/// The same if `wanted` says so of its id; otherwise it stays.
+fn take_if(
+    fd: BorrowedFd<'_>,
+    most: usize,
+    nonblock: bool,
+    wanted: impl FnOnce(u64) -> bool,
+) -> Result<Option<Completion>> {
     let waiting = match peek(fd, nonblock) {
         Err(error) if error.errno() == libc::EPROTO => {
             // It must not stand in the way for ever.
@@ -214,6 +227,9 @@ pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completio
         }
         other => other?,
     };
+    if !wanted(waiting.id) {
+        return Ok(None);
+    }
     if waiting.length > most && !waiting.refused {
         return Err(Error::too_large(format!(
             "the answer has {} bytes, the buffer {most}",
@@ -249,7 +265,7 @@ pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completio
     if got.lost {
         return Err(lying("it brings too many descriptors"));
     }
-    completion(&answer, got.fds)
+    completion(&answer, got.fds).map(Some)
 }
 
 fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
@@ -298,6 +314,27 @@ struct Books {
 /// Most answers to somebody else's requests that are kept.
 const FOREIGN: usize = 4096;
 
+/// How long an answer to somebody else's request is left for them before it is taken out of the way: several
+/// processes may adopt one inherited descriptor at once, each to clone it.
+const COURTESY: Duration = Duration::from_millis(200);
+
+/// An answer to somebody else's request that is first in the queue.
+#[derive(Default)]
+struct Stranger(Option<(u64, Instant)>);
+
+impl Stranger {
+    /// Whether `id` is to be left where it is for now.
+    fn wait(&mut self, id: u64) -> bool {
+        match self.0 {
+            Some((head, since)) if head == id => since.elapsed() < COURTESY,
+            _ => {
+                self.0 = Some((id, Instant::now()));
+                true
+            }
+        }
+    }
+}
+
 impl Books {
     /// Puts an answer where it belongs; returns it if that is `complete`.
     fn file(&mut self, completion: Completion) -> Option<Completion> {
@@ -322,6 +359,13 @@ impl Books {
             self.early.push_back(completion);
         }
         Ok(())
+    }
+
+    /// Whether an answer was asked for here.
+    fn knows(&self, id: u64) -> bool {
+        self.calls.contains_key(&id)
+            || self.outstanding.contains(&id)
+            || self.abandoned.contains(&id)
     }
 
     fn next(&mut self) -> u64 {
@@ -447,15 +491,25 @@ impl Client {
                 std::thread::yield_now();
                 return Ok(());
             };
-            self.take_aside()?;
+            self.take_aside(None)?;
         }
         Ok(())
     }
 
-    /// Takes an answer, if there is one, and files it.
-    fn take_aside(&self) -> Result<()> {
-        match take(self.fd.as_fd(), usize::MAX, true) {
-            Ok(completion) => lock(&self.books).aside(completion),
+    /// Takes an answer, if there is one, and files it. With `stranger`, one that nobody here asked for is
+    /// left for a while to whoever did.
+    fn take_aside(&self, stranger: Option<&mut Stranger>) -> Result<()> {
+        let wanted = |id| match stranger {
+            Some(stranger) => lock(&self.books).knows(id) || !stranger.wait(id),
+            None => true,
+        };
+        match take_if(self.fd.as_fd(), usize::MAX, true, wanted) {
+            Ok(Some(completion)) => lock(&self.books).aside(completion),
+            Ok(None) => {
+                // It keeps the descriptor readable: poll would not wait.
+                std::thread::sleep(Duration::from_micros(200));
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::Again => Ok(()),
             Err(error) => Err(error),
         }
@@ -538,11 +592,12 @@ impl Client {
             id
         };
         let mut sent = false;
+        let mut stranger = Stranger::default();
         let answer = loop {
             let step = {
                 // One caller at a time.
                 let _taking = lock(&self.taking);
-                self.step(id, request, &mut sent, until)
+                self.step(id, request, &mut sent, until, &mut stranger)
             };
             match step {
                 Ok(Some(completion)) => break Ok(completion),
@@ -570,6 +625,7 @@ impl Client {
         request: &Request<'_>,
         sent: &mut bool,
         until: Option<Instant>,
+        stranger: &mut Stranger,
     ) -> Result<Option<Completion>> {
         let fd = self.fd.as_fd();
         loop {
@@ -597,7 +653,7 @@ impl Client {
                 return Err(Error::system(libc::ETIMEDOUT, "waiting for an answer"));
             }
             if polled & libc::POLLOUT == 0 {
-                self.take_aside()?;
+                self.take_aside(Some(stranger))?;
             }
         }
     }
