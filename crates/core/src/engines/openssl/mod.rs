@@ -57,6 +57,13 @@ impl Engine for OpenSsl {
     fn open(&self, spec: &Spec) -> Result<Opened> {
         allowed()?;
         let provider = Provider::get(spec.fips)?;
+        // A module has more than what is approved: Triple-DES still, for data of old.
+        if spec.fips && !spec.algorithm.fips {
+            return Err(Error::not_offered(format!(
+                "{} is not approved in FIPS 140-3",
+                spec.algorithm.name
+            )));
+        }
         Ok(Opened {
             work: work(provider, spec)?,
             driver: provider.name().into(),
