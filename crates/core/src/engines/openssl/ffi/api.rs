@@ -31,6 +31,9 @@ pub struct OSSL_PARAM {
     pub return_size: usize,
 }
 
+/// OSSL_CALLBACK of openssl/core.h.
+pub type OSSL_CALLBACK = unsafe extern "C" fn(*const OSSL_PARAM, *mut c_void) -> c_int;
+
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
         /// The functions, by their own names.
@@ -59,6 +62,7 @@ functions! {
     OPENSSL_init_crypto(u64, *const c_void) -> c_int;
     ERR_set_mark() -> c_int;
     ERR_pop_to_mark() -> c_int;
+    ERR_peek_error() -> c_ulong;
     ERR_peek_last_error() -> c_ulong;
     ERR_reason_error_string(c_ulong) -> *const c_char;
     OSSL_LIB_CTX_new() -> *mut OSSL_LIB_CTX;
@@ -66,6 +70,7 @@ functions! {
     OSSL_LIB_CTX_load_config(*mut OSSL_LIB_CTX, *const c_char) -> c_int;
     OSSL_PROVIDER_load(*mut OSSL_LIB_CTX, *const c_char) -> *mut OSSL_PROVIDER;
     OSSL_PROVIDER_available(*mut OSSL_LIB_CTX, *const c_char) -> c_int;
+    OSSL_SELF_TEST_set_callback(*mut OSSL_LIB_CTX, Option<OSSL_CALLBACK>, *mut c_void);
     EVP_MD_fetch(*mut OSSL_LIB_CTX, *const c_char, *const c_char) -> *mut EVP_MD;
     EVP_MD_get_size(*const EVP_MD) -> c_int;
     EVP_MD_settable_ctx_params(*const EVP_MD) -> *const OSSL_PARAM;

@@ -3,14 +3,17 @@
 //! A program may use the same copy of libcrypto (Python's hashlib does). What is the program's stays as
 //! it is: its default library context, what it chose about its configuration, its error queue.
 
-use super::api::{self, Api, EVP_CIPHER, EVP_KDF, EVP_MAC, EVP_MD, EVP_RAND, OSSL_LIB_CTX};
+use super::api::{
+    self, Api, EVP_CIPHER, EVP_KDF, EVP_MAC, EVP_MD, EVP_RAND, OSSL_LIB_CTX, OSSL_PARAM,
+};
+use super::params;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_ulong, c_void};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::sync::{OnceLock, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, RwLock};
 
 const OPENSSL_VERSION_STRING: c_int = 0;
 const OPENSSL_INFO_CONFIG_DIR: c_int = 1001;
@@ -91,21 +94,46 @@ fn text(string: *const c_char) -> String {
 }
 
 /// Keeps the thread's error queue as it was before.
-pub struct Quiet(&'static Api);
+pub struct Quiet {
+    api: &'static Api,
+    /// Nothing was in the queue: whatever is now came after.
+    was_empty: bool,
+}
 
 impl Quiet {
     /// Puts a mark.
     pub fn new(api: &'static Api) -> Quiet {
+        // SAFETY: takes nothing, returns a number.
+        let was_empty = unsafe { (api.ERR_peek_error)() } == 0;
         // SAFETY: takes nothing. On an empty queue it sets no mark, and drop() empties the queue again.
         unsafe { (api.ERR_set_mark)() };
-        Quiet(api)
+        Quiet { api, was_empty }
     }
 
     /// What the last error was, in OpenSSL's words.
     pub fn reason(&self) -> String {
+        // SAFETY: takes nothing, returns a number.
+        self.words(unsafe { (self.api.ERR_peek_last_error)() })
+    }
+
+    /// What the first error was, which the others follow from. Where the program left errors of its own,
+    /// ours cannot be told from them, and it is the last.
+    /// None where OpenSSL says nothing.
+    pub fn cause(&self) -> Option<String> {
+        // SAFETY: takes nothing, returns a number.
+        let first = unsafe { (self.api.ERR_peek_error)() };
+        if first == 0 {
+            None
+        } else if self.was_empty {
+            Some(self.words(first))
+        } else {
+            Some(self.reason())
+        }
+    }
+
+    fn words(&self, error: c_ulong) -> String {
         // SAFETY: the string is static, or null for an error without text.
-        let reason =
-            text(unsafe { (self.0.ERR_reason_error_string)((self.0.ERR_peek_last_error)()) });
+        let reason = text(unsafe { (self.api.ERR_reason_error_string)(error) });
         if reason.is_empty() {
             "no reason given".into()
         } else {
@@ -117,7 +145,7 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         // SAFETY: takes nothing; pops down to our mark, which everything here balances.
-        unsafe { (self.0.ERR_pop_to_mark)() };
+        unsafe { (self.api.ERR_pop_to_mark)() };
     }
 }
 
@@ -206,29 +234,30 @@ impl Provider {
         Ok(Provider::new(library, context, "default", None))
     }
 
-    /// The FIPS provider: as it is (a distribution may build its integrity value in), or with what
-    /// `openssl fipsinstall` wrote down beside the host's openssl.cnf (fips_config(5)).
+    /// The FIPS provider: with what `openssl fipsinstall` wrote down beside the host's openssl.cnf
+    /// (fips_config(5)), or, where it wrote nothing, as it is (a distribution may build its integrity
+    /// value in). Never both: a module that was loaded without its integrity value has failed its
+    /// self-test, and, since it is never unloaded (`-z nodelete`), fails for the rest of the process.
     fn load_fips(library: &'static Library) -> std::result::Result<Provider, String> {
-        let api = &library.api;
-        let quiet = Quiet::new(api);
         let context = Provider::context(library)?;
-        // SAFETY: the context is ours, the name a C string.
-        if unsafe { (api.OSSL_PROVIDER_load)(context, c"fips".as_ptr()) }.is_null() {
-            // SAFETY: ours, and nothing was fetched from it.
-            unsafe { (api.OSSL_LIB_CTX_free)(context) };
-            let context = Provider::context(library)?;
-            if let Err(more) = configure_fips(library, context, &quiet) {
-                // SAFETY: as above.
-                unsafe { (api.OSSL_LIB_CTX_free)(context) };
-                return Err(format!(
-                    "no FIPS provider in {}: it does not load by itself, {more}",
-                    library.version
-                ));
+        let config = library
+            .directory(OPENSSL_INFO_CONFIG_DIR)
+            .map(|directory| directory.join("fipsmodule.cnf"));
+        let tests = SelfTests::watch(&library.api, context);
+        let loaded = match config {
+            Some(config) if config.exists() => configure_fips(library, context, &config),
+            config => load_bare_fips(library, context, config.as_deref()),
+        };
+        let failed = tests.failed();
+        drop(tests);
+        if let Err(mut why) = loaded {
+            if let Some(test) = failed {
+                why = format!("{why}; the module fails its own self-test {test}");
             }
-            return Ok(Provider::new(library, context, "fips", Some(c"fips=yes")));
+            // SAFETY: ours, and nothing was fetched from it.
+            unsafe { (library.api.OSSL_LIB_CTX_free)(context) };
+            return Err(format!("no FIPS provider in {}: {why}", library.version));
         }
-        // SAFETY: as above. `base` has what is not cryptography; nothing fails without it.
-        unsafe { (api.OSSL_PROVIDER_load)(context, c"base".as_ptr()) };
         Ok(Provider::new(library, context, "fips", Some(c"fips=yes")))
     }
 
@@ -356,20 +385,99 @@ impl Provider {
     }
 }
 
+/// What a module's self-tests say while it is loaded (OSSL_SELF_TEST_set_callback(3)): OpenSSL 3.0 keeps
+/// the errors of a module that a configuration activates to itself.
+struct SelfTests {
+    api: &'static Api,
+    context: *mut OSSL_LIB_CTX,
+    /// The first that failed. In a box, since the callback holds its address.
+    failed: Box<Mutex<Option<String>>>,
+}
+
+impl SelfTests {
+    fn watch(api: &'static Api, context: *mut OSSL_LIB_CTX) -> SelfTests {
+        let failed = Box::new(Mutex::new(None));
+        let place: *const Mutex<Option<String>> = &raw const *failed;
+        // SAFETY: the context is ours; the box outlives the callback, which drop() takes away.
+        unsafe {
+            (api.OSSL_SELF_TEST_set_callback)(context, Some(heard), place.cast_mut().cast());
+        }
+        SelfTests {
+            api,
+            context,
+            failed,
+        }
+    }
+
+    fn failed(&self) -> Option<String> {
+        self.failed
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+}
+
+impl Drop for SelfTests {
+    fn drop(&mut self) {
+        // SAFETY: the context is not freed before.
+        unsafe {
+            (self.api.OSSL_SELF_TEST_set_callback)(self.context, None, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A self-test begins or ends: notes the first failure, as `Module_Integrity (HMAC)`.
+///
+/// # Safety
+/// As SelfTests::watch() registers it: `params` is a list of strings, `place` its mutex.
+unsafe extern "C" fn heard(params: *const OSSL_PARAM, place: *mut c_void) -> c_int {
+    // SAFETY: the list's strings are those of the module, which end with a NUL.
+    let said = |key| unsafe { params::string(params, key) };
+    if said(c"st-phase").as_deref() == Some("Fail") {
+        let kind = said(c"st-type").unwrap_or_default();
+        let what = said(c"st-desc").unwrap_or_default();
+        // SAFETY: the address of a mutex that outlives the callback.
+        let failed = unsafe { &*place.cast_const().cast::<Mutex<Option<String>>>() };
+        failed
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .get_or_insert(format!("{kind} ({what})"));
+    }
+    1
+}
+
+/// Loads `fips` into `context` without a configuration; `config` is where there is none.
+fn load_bare_fips(
+    library: &'static Library,
+    context: *mut OSSL_LIB_CTX,
+    config: Option<&Path>,
+) -> std::result::Result<(), String> {
+    let api = &library.api;
+    let quiet = Quiet::new(api);
+    // SAFETY: the context is ours, the name a C string.
+    if unsafe { (api.OSSL_PROVIDER_load)(context, c"fips".as_ptr()) }.is_null() {
+        let cause = quiet.cause().unwrap_or_else(|| quiet.reason());
+        return Err(match config {
+            Some(config) if library.has_fips_module() => format!(
+                "its module needs {} ({cause}), which `openssl fipsinstall` writes",
+                config.display()
+            ),
+            _ => format!("it does not load ({cause})"),
+        });
+    }
+    // SAFETY: as above. `base` has what is not cryptography; nothing fails without it.
+    unsafe { (api.OSSL_PROVIDER_load)(context, c"base".as_ptr()) };
+    Ok(())
+}
+
 /// Activates `fips` in `context` with the host's fipsmodule.cnf, and nothing else of the host's
 /// configuration (which may name providers that call us).
 fn configure_fips(
-    library: &Library,
+    library: &'static Library,
     context: *mut OSSL_LIB_CTX,
-    quiet: &Quiet,
+    module: &Path,
 ) -> std::result::Result<(), String> {
-    let module = library
-        .directory(OPENSSL_INFO_CONFIG_DIR)
-        .ok_or("it names no configuration directory")?
-        .join("fipsmodule.cnf");
-    if !module.exists() {
-        return Err(format!("and there is no {}", module.display()));
-    }
+    let quiet = Quiet::new(&library.api);
     let config = format!(
         "openssl_conf = init\n.include {}\n[init]\nproviders = providers\n[providers]\n\
          fips = fips_sect\nbase = base_sect\n[base_sect]\nactivate = 1\n",
@@ -395,9 +503,11 @@ fn configure_fips(
         Ok(())
     } else {
         Err(format!(
-            "and {} does not activate it ({})",
+            "{} does not activate its module{}",
             module.display(),
-            quiet.reason()
+            quiet
+                .cause()
+                .map_or_else(String::new, |cause| format!(" ({cause})"))
         ))
     }
 }

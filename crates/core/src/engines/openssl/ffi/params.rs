@@ -77,23 +77,47 @@ impl<'a> Params<'a> {
     }
 }
 
+/// The string that a list holds under `key`.
+///
+/// # Safety
+/// `list` is null or ends with an entry whose key is null; a string in it ends with a NUL.
+pub unsafe fn string(list: *const OSSL_PARAM, key: &CStr) -> Option<String> {
+    // SAFETY: as the caller promises.
+    let entry = unsafe { find(list, key) }?;
+    if entry.data_type != UTF8_STRING || entry.data.is_null() {
+        return None;
+    }
+    // SAFETY: a string that ends with a NUL, as the caller promises.
+    let value = unsafe { CStr::from_ptr(entry.data.cast_const().cast()) };
+    Some(value.to_string_lossy().into_owned())
+}
+
 /// Whether a list of what can be set names `key`.
 ///
 /// # Safety
 /// `list` is null or ends with an entry whose key is null.
-pub unsafe fn names(mut list: *const OSSL_PARAM, key: &CStr) -> bool {
+pub unsafe fn names(list: *const OSSL_PARAM, key: &CStr) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { find(list, key) }.is_some()
+}
+
+/// The entry with this key.
+///
+/// # Safety
+/// `list` is null or ends with an entry whose key is null, and outlives the answer.
+unsafe fn find<'a>(mut list: *const OSSL_PARAM, key: &CStr) -> Option<&'a OSSL_PARAM> {
     if list.is_null() {
-        return false;
+        return None;
     }
     loop {
         // SAFETY: not yet beyond the last entry.
         let entry = unsafe { &*list };
         if entry.key.is_null() {
-            return false;
+            return None;
         }
         // SAFETY: a key is a static C string.
         if unsafe { CStr::from_ptr(entry.key) } == key {
-            return true;
+            return Some(entry);
         }
         // SAFETY: this entry was not the last.
         list = unsafe { list.add(1) };
