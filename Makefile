@@ -59,8 +59,8 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-# What the lab's kernels and the tests in C need.
-LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl
+# What the lab's kernels and userlands and the tests in C need.
+LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl mmdebstrap
 
 $(STAMP)/lab: $(STAMP)/install
 	missing=()

@@ -1,13 +1,15 @@
-"""`python -m lab`: kernels from the command line."""
+"""`python -m lab`: kernels and userlands from the command line."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 
 from lab import restrict
-from lab.common import NAMES, LabError
+from lab.common import NAMES, SUITES, LabError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         sub.add_argument("--console", action="store_true", help="show the kernel's console too")
         sub.add_argument("command", nargs="+" if name == "run" else "*")
 
+    sub = commands.add_parser("userland", help="run a command in another suite, on this checkout")
+    sub.add_argument("suite", choices=SUITES)
+    sub.add_argument("command", nargs="+")
+
     sub = commands.add_parser("restrict", help="run a command with the answers of a later Linux")
     sub.add_argument("--linux", choices=restrict.LINUX, required=True)
     sub.add_argument("--uid", type=int, help="the user that the command runs as")
@@ -41,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
                 return _setup()
             case "restrict":
                 return restrict.run(options.linux, options.command, uid=options.uid)
+            case "userland":
+                return _enter(options.suite, options.command)
             case "pytest":
                 pytest = ["python", "-m", "pytest", "-p", "no:cacheprovider"]
                 return _run(options, [*pytest, *options.command])
@@ -53,12 +61,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _setup() -> int:
     from lab import kernels
+    from lab.userland import userland
 
     for name in NAMES:
         started = time.monotonic()
         kernel = kernels.kernel(name)
         print(f"{name:10} Linux {kernel.release:28} {time.monotonic() - started:5.1f} s")
+    if os.geteuid():
+        print("userlands need root: none fetched")
+        return 0
+    started = time.monotonic()
+    userland(SUITES[0])  # the others, when they are asked for
+    print(f"{SUITES[0]:10} Debian's userland {time.monotonic() - started:22.1f} s")
     return 0
+
+
+def _enter(suite: str, command: list[str]) -> int:
+    from lab.userland import userland
+
+    return subprocess.run(userland(suite).command(*command), check=False).returncode
 
 
 def _run(options: argparse.Namespace, command: list[str]) -> int:
