@@ -45,21 +45,66 @@ mod sys {
             .collect()
     }
 
-    /// Puts one end of a fresh socket pair on each number; the other end, non-blocking.
-    pub fn reuse(numbers: &[i32]) -> i32 {
-        let mut pair = [0; 2];
-        // SAFETY: room for two descriptors; the numbers are this test's own to lose.
-        unsafe {
-            let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK;
-            assert_eq!(
-                libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()),
-                0
-            );
-            for number in numbers {
-                libc::dup2(pair[0], *number);
-            }
+    /// For a child, which has one thread.
+    pub fn set_environment(name: &str, value: &str) {
+        // SAFETY: nobody else reads the environment meanwhile.
+        unsafe { std::env::set_var(name, value) };
+    }
+
+    /// Puts a descriptor on each number.
+    pub fn reuse(numbers: &[i32], stranger: i32) {
+        for number in numbers {
+            // SAFETY: the numbers are this test's own to lose.
+            unsafe { libc::dup2(stranger, *number) };
         }
-        pair[1]
+    }
+
+    /// Two ends of what a program may have opened since, the second one non-blocking: a socket pair, a
+    /// connection, a pipe, a file.
+    pub fn stranger(kind: &str) -> (i32, i32) {
+        use std::os::fd::IntoRawFd;
+        let pair = |kind| {
+            let mut pair = [0; 2];
+            let kind = kind | libc::SOCK_NONBLOCK;
+            // SAFETY: room for two descriptors.
+            let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) };
+            assert_eq!(made, 0);
+            (pair[0], pair[1])
+        };
+        match kind {
+            "stream" => pair(libc::SOCK_STREAM),
+            "datagrams" => pair(libc::SOCK_DGRAM),
+            "packets" => pair(libc::SOCK_SEQPACKET),
+            "tcp" => {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let far = listener.accept().unwrap().0;
+                far.set_nonblocking(true).unwrap();
+                (near.into_raw_fd(), far.into_raw_fd())
+            }
+            "udp" => {
+                let far = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                let near = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                near.connect(far.local_addr().unwrap()).unwrap();
+                far.set_nonblocking(true).unwrap();
+                (near.into_raw_fd(), far.into_raw_fd())
+            }
+            "pipe" => {
+                let mut pair = [0; 2];
+                // SAFETY: room for two descriptors.
+                assert_eq!(
+                    unsafe { libc::pipe2(pair.as_mut_ptr(), libc::O_NONBLOCK) },
+                    0
+                );
+                (pair[1], pair[0])
+            }
+            "file" => {
+                // SAFETY: a name; no other memory is passed.
+                let file = unsafe { libc::memfd_create(c"stranger".as_ptr(), 0) };
+                (file, file)
+            }
+            other => panic!("{other}"),
+        }
     }
 
     /// Closes them.
@@ -74,7 +119,7 @@ mod sys {
     pub fn has_data(fd: i32) -> bool {
         let mut byte = [0u8; 1];
         // SAFETY: one byte of room.
-        unsafe { libc::recv(fd, byte.as_mut_ptr().cast(), 1, 0) >= 0 }
+        unsafe { libc::read(fd, byte.as_mut_ptr().cast(), 1) > 0 }
     }
 
     /// Whether the number is open.
@@ -675,25 +720,87 @@ fn a_descriptor_that_the_program_closed_is_not_touched() {
     let Some(session) = open("cbc(aes)", &bytes(16, 29)) else {
         return;
     };
-    // In a child: the other tests of this process have descriptors as well.
+    for kind in [
+        "stream",
+        "datagrams",
+        "packets",
+        "tcp",
+        "udp",
+        "pipe",
+        "file",
+    ] {
+        // In a child: the other tests of this process have descriptors as well.
+        assert!(
+            sys::in_child(|| {
+                let (stranger, peer) = sys::stranger(kind);
+                let data = [5u8; 64];
+                let mut out = [0u8; 64];
+                let mut once = || {
+                    let (data, out) = (Input::from(&data), Output::from(&mut out[..]));
+                    session.crypt(Direction::Encrypt, &[0; 16], data, out)
+                };
+                // A child makes sockets of its own with its first request.
+                once().unwrap();
+                let numbers = sys::af_alg();
+                assert!(numbers.len() > 1 && sys::closed_on_exec(&numbers));
+                sys::reuse(&numbers, stranger);
+                let refused = (0..20).all(|_| once().unwrap_err().errno() == libc::EBADF);
+                let untouched = !sys::has_data(peer) && numbers.iter().all(|n| sys::is_open(*n));
+                sys::close(&numbers);
+                refused && untouched
+            }),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn a_number_that_is_another_sessions_by_now_computes_nothing_with_its_key() {
+    let Some(session) = open("cbc(aes)", &bytes(16, 30)) else {
+        return;
+    };
     assert!(sys::in_child(|| {
         let data = [5u8; 64];
-        let numbers = sys::af_alg();
-        assert!(!numbers.is_empty() && sys::closed_on_exec(&numbers));
-        let peer = sys::reuse(&numbers);
+        let wanted = crypt(&session, Direction::Encrypt, &[0; 16], &data);
+        sys::close(&sys::af_alg());
+        let Some(other) = open("cbc(aes)", &bytes(16, 31)) else {
+            return false;
+        };
+        let theirs = crypt(&other, Direction::Encrypt, &[0; 16], &data);
         let mut out = [0u8; 64];
-        let error = session
-            .crypt(
-                Direction::Encrypt,
-                &[0; 16],
-                Input::from(&data),
-                Output::from(&mut out[..]),
-            )
-            .unwrap_err();
-        let refused = error.errno() == libc::EBADF;
+        let (input, output) = (Input::from(&data), Output::from(&mut out[..]));
+        let error = session.crypt(Direction::Encrypt, &[0; 16], input, output);
+        let refused = error.unwrap_err().errno() == libc::EBADF;
         drop(session);
-        let untouched = !sys::has_data(peer) && numbers.iter().all(|n| sys::is_open(*n));
-        sys::close(&numbers);
-        refused && untouched
+        // And the other one's were not closed with the first.
+        let still = crypt(&other, Direction::Encrypt, &[0; 16], &data) == theirs;
+        refused && still && theirs != wanted && out == [0; 64]
+    }));
+}
+
+#[test]
+fn a_session_whose_descriptors_were_taken_moves_to_the_next_engine() {
+    if open("cbc(aes)", &bytes(16, 32)).is_none() {
+        return;
+    }
+    assert!(sys::in_child(|| {
+        let mut anywhere = request("cbc(aes)", &bytes(16, 32));
+        anywhere.engine = None;
+        anywhere.hardware = Hardware::Forbid;
+        let wanted = crypt(
+            &Session::open(anywhere.clone()).unwrap(),
+            Direction::Encrypt,
+            &[0; 16],
+            &[5; 64],
+        );
+        sys::set_environment("CRYPTOFD_ENGINES", "kernel");
+        cryptofd_core::preferences::reload().unwrap();
+        let session = Session::open(anywhere).unwrap();
+        assert_eq!(session.info().engine, "kernel");
+        let (stranger, peer) = sys::stranger("stream");
+        sys::reuse(&sys::af_alg(), stranger);
+        let got = crypt(&session, Direction::Encrypt, &[0; 16], &[5; 64]);
+        let info = session.info();
+        got == wanted && info.engine != "kernel" && info.counts.moved == 1 && !sys::has_data(peer)
     }));
 }

@@ -1,7 +1,7 @@
 //! The kernel's crypto drivers: read by NETLINK_CRYPTO or from /proc/crypto, and judged hardware or software.
 
 use super::sys::{Errno, Socket};
-use crate::sys::buffer::{Input, Output};
+use crate::sys::buffer::Output;
 
 // linux/crypto.h
 const LARVAL: u32 = 0x10;
@@ -178,7 +178,7 @@ fn netlink(name: &str) -> Result<Vec<Driver>, Errno> {
         return Err(libc::ENOENT);
     }
     request[HEADER + NAME..][..name.len()].copy_from_slice(name.as_bytes());
-    socket.send(None, &[Input::from(&request[..])], false)?;
+    socket.ask(&request)?;
     let mut drivers = Vec::new();
     let mut room = vec![0u8; 64 << 10];
     loop {

@@ -105,16 +105,22 @@ fn total<T>(pieces: &[T], length: impl Fn(&T) -> usize) -> usize {
     pieces.iter().map(length).sum()
 }
 
-/// Sends all of it, or says EMSGSIZE: what was taken of a message counts as the whole of it.
+/// Sends all of it, or says EMSGSIZE: what was taken of a message counts as the whole of it. EBADF if the
+/// number is not ours any more.
 fn send(
     socket: &Socket,
     control: Option<&Control>,
     pieces: &[Input<'_>],
     more: bool,
 ) -> Result<(), Errno> {
+    if !socket.is_ours_lately() {
+        return Err(libc::EBADF);
+    }
     let wanted = total(pieces, Input::len);
     match socket.send(control, pieces, more) {
         Ok(sent) if sent == wanted => Ok(()),
+        // Each kind of stranger refuses in its own way.
+        Err(_) if !socket.is_ours() => Err(libc::EBADF),
         Ok(_) | Err(libc::EAGAIN) => Err(libc::EMSGSIZE),
         Err(errno) => Err(errno),
     }
@@ -140,12 +146,11 @@ fn receive_nothing(socket: &Socket) -> Result<(), Errno> {
 }
 
 fn exchange(socket: &Socket, request: &Exchange<'_>) -> Result<(), Errno> {
-    if !socket.is_ours() {
-        return Err(libc::EBADF);
-    }
     // Random bytes are only received.
     if request.control.is_some() || !request.send.is_empty() {
         send(socket, request.control, request.send, request.more)?;
+    } else if !socket.is_ours() {
+        return Err(libc::EBADF);
     }
     match request.receive {
         _ if request.more => Ok(()),

@@ -2,6 +2,7 @@
 
 use crate::sys::buffer::{Input, Output};
 use std::mem::size_of;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An errno.
 pub type Errno = i32;
@@ -41,6 +42,23 @@ fn call(mut f: impl FnMut() -> libc::ssize_t) -> Result<usize, Errno> {
 pub struct Socket {
     fd: libc::c_int,
     identity: (u64, u64),
+    /// When the number was last seen to be ours: a tick of the kernel's clock, and how many sockets had
+    /// been made.
+    seen: [AtomicU64; 2],
+}
+
+/// How many sockets were made: one that was made on a number that another one has is a number lost.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+/// The tick of the kernel's clock (1 to 10 ms), without a system call.
+fn tick() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a timespec to write.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    ((now.tv_sec as u64) << 30) | now.tv_nsec as u64
 }
 
 /// Which file a descriptor stands for; `None` when it is closed.
@@ -70,10 +88,12 @@ impl Socket {
         if result < 0 {
             return Err(errno());
         }
+        let made = MADE.fetch_add(1, Ordering::AcqRel) + 1;
         match identity(result) {
             Some(identity) => Ok(Socket {
                 fd: result,
                 identity,
+                seen: [AtomicU64::new(tick()), AtomicU64::new(made)],
             }),
             None => Err(errno()),
         }
@@ -111,6 +131,21 @@ impl Socket {
     /// Whether the number still stands for the socket that this object made.
     pub fn is_ours(&self) -> bool {
         identity(self.fd) == Some(self.identity)
+    }
+
+    /// The same, asked of the kernel once in a tick of its clock and whenever a socket was made here:
+    /// enough in front of a `send`, which takes care of almost all strangers itself.
+    pub fn is_ours_lately(&self) -> bool {
+        let now = [tick(), MADE.load(Ordering::Acquire)];
+        let pairs = || self.seen.iter().zip(now);
+        if pairs().all(|(seen, now)| seen.load(Ordering::Relaxed) == now) {
+            return true;
+        }
+        if !self.is_ours() {
+            return false;
+        }
+        pairs().for_each(|(seen, now)| seen.store(now, Ordering::Relaxed));
+        true
     }
 
     /// bind() to a type and an algorithm's or a driver's name.
@@ -191,18 +226,41 @@ impl Socket {
     }
 
     /// One send. Never blocks: what does not fit is a short count, which the caller must look at.
+    ///
+    /// What stands under the number may be a stranger's by now, and no check before a send closes the gap
+    /// between the two. So the message is one that AF_ALG takes and hardly anybody else does: it goes to
+    /// an address of no family, with MSG_OOB and MSG_FASTOPEN. AF_ALG looks at neither the address nor
+    /// these flags. Others, before they take a byte:
+    /// - what is no socket answers ENOTSOCK;
+    /// - UDP, raw, netlink, AF_UNIX's datagrams and packets, vsock, Bluetooth: EOPNOTSUPP to MSG_OOB, and
+    ///   kernel TLS and RDS to any flag that they do not know;
+    /// - AF_UNIX's streams, packet, CAN and SCTP sockets refuse the address, connected or not;
+    /// - TCP, MPTCP and SMC: EOPNOTSUPP or EINVAL to MSG_FASTOPEN with this address (Linux 4.12, see
+    ///   tcp_sendmsg_fastopen; before, the connection is cut off).
+    ///
+    /// AF_ALG sockets of others take it, of course, and so do TIPC's streams, KCM and TCP in a BPF
+    /// sockmap. `is_ours_lately` is for these: what they can still get is what is sent within a tick of
+    /// the kernel's clock after the number was taken from us.
     pub fn send(
         &self,
         control: Option<&Control>,
         pieces: &[Input<'_>],
         more: bool,
     ) -> Result<usize, Errno> {
+        static NOWHERE: libc::sockaddr = libc::sockaddr {
+            sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+            sa_data: [0; 14],
+        };
+        const OURS: i32 = libc::MSG_OOB | libc::MSG_FASTOPEN;
         let more = if more { libc::MSG_MORE } else { 0 };
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | more;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | OURS | more;
+        let (address, size) = (&raw const NOWHERE, size_of::<libc::sockaddr>());
         if let (None, [piece]) = (control, pieces) {
             let (pointer, length) = (piece.as_ptr().cast(), piece.len());
-            // SAFETY: an Input is readable for its length.
-            return call(|| unsafe { libc::send(self.fd, pointer, length, flags) });
+            // SAFETY: an Input is readable for its length, and an address is for its.
+            return call(|| unsafe {
+                libc::sendto(self.fd, pointer, length, flags, address, size as _)
+            });
         }
         let mut vectors = [EMPTY; PIECES];
         for (vector, piece) in vectors.iter_mut().zip(pieces) {
@@ -211,10 +269,19 @@ impl Socket {
         }
         let (header, length) =
             control.map_or((std::ptr::null(), 0), |c| (c.bytes.as_ptr(), c.length));
-        let message = message(&mut vectors, pieces.len(), header.cast_mut(), length);
-        // SAFETY: vectors, their memory and the control data are valid during the call, which only
-        // reads them.
+        let mut message = message(&mut vectors, pieces.len(), header.cast_mut(), length);
+        message.msg_name = address.cast_mut().cast();
+        message.msg_namelen = size as _;
+        // SAFETY: vectors, their memory, the address and the control data are valid during the call,
+        // which only reads them.
         call(|| unsafe { libc::sendmsg(self.fd, &raw const message, flags) })
+    }
+
+    /// One send of a question to NETLINK_CRYPTO.
+    pub fn ask(&self, question: &[u8]) -> Result<usize, Errno> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: a slice is readable for its length.
+        call(|| unsafe { libc::send(self.fd, question.as_ptr().cast(), question.len(), flags) })
     }
 
     /// One receive. The kernel blocks for ever on a buffer longer than the result: bring the exact length.
@@ -309,5 +376,194 @@ impl Control {
         place[HEADER - 4..HEADER].copy_from_slice(&kind.to_ne_bytes());
         place[HEADER..].copy_from_slice(value);
         self.length += length.next_multiple_of(size_of::<usize>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Read, Write};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    /// A `Socket` that takes a stranger's descriptor for its own; what `send` says to it, with control
+    /// data and without.
+    fn refused(stranger: &impl AsRawFd) -> Vec<Errno> {
+        let socket = Socket {
+            fd: stranger.as_raw_fd(),
+            identity: (0, 0),
+            seen: Default::default(),
+        };
+        assert!(!socket.is_ours() && !socket.is_ours_lately());
+        let control = Control::new(true, &[0; 16]);
+        let payload = [Input::from(b"payload")];
+        let sent = [
+            socket.send(None, &payload, false),
+            socket.send(Some(&control), &payload, false),
+            socket.send(None, &[payload[0], payload[0]], true),
+        ];
+        drop(socket);
+        sent.map(|sent| sent.unwrap_err()).to_vec()
+    }
+
+    fn is_silent(peer: &mut impl Read) {
+        let mut byte = [0; 1];
+        assert_eq!(
+            peer.read(&mut byte).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
+    }
+
+    fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    /// Whoever was refused, and not closed, can still talk.
+    fn still_talks(near: &mut (impl Write + AsRawFd), peer: &mut impl Read) {
+        near.write_all(b"still").unwrap();
+        let mut five = [0; 5];
+        peer.read_exact(&mut five).unwrap();
+        assert_eq!(&five, b"still");
+    }
+
+    #[test]
+    fn a_streams_peer_gets_nothing() {
+        let (mut near, mut peer) = UnixStream::pair().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(refused(&near), [libc::EISCONN; 3]);
+        is_silent(&mut peer);
+        still_talks(&mut near, &mut peer);
+    }
+
+    #[test]
+    fn datagrams_and_packets_are_not_sent() {
+        let (near, peer) = UnixDatagram::pair().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(refused(&near), [libc::EOPNOTSUPP; 3]);
+        assert!(peer.recv(&mut [0; 8]).is_err());
+        let mut pair = [0; 2];
+        // SAFETY: room for two descriptors, which nobody else owns.
+        let (near, peer) = unsafe {
+            let (family, kind) = (libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK);
+            assert_eq!(libc::socketpair(family, kind, 0, pair.as_mut_ptr()), 0);
+            (
+                OwnedFd::from_raw_fd(pair[0]),
+                UnixDatagram::from_raw_fd(pair[1]),
+            )
+        };
+        assert_eq!(refused(&near), [libc::EOPNOTSUPP; 3]);
+        assert!(peer.recv(&mut [0; 8]).is_err());
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+        near.connect(peer.local_addr().unwrap()).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(refused(&near), [libc::EOPNOTSUPP; 3]);
+        assert!(peer.recv(&mut [0; 8]).is_err());
+        assert_eq!(near.send(b"still").unwrap(), 5);
+    }
+
+    #[test]
+    fn a_connections_peer_gets_nothing_and_keeps_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut near, mut peer) = connected(&listener);
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(refused(&near), [libc::EOPNOTSUPP; 3]);
+        is_silent(&mut peer);
+        peer.set_nonblocking(false).unwrap();
+        still_talks(&mut near, &mut peer);
+    }
+
+    #[test]
+    fn a_connection_of_another_protocol_gets_nothing() {
+        for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP] {
+            // SAFETY: no memory is passed; a descriptor that nobody else owns.
+            let sockets = unsafe {
+                let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+                let one = libc::socket(libc::AF_INET, kind, protocol);
+                let two = libc::socket(libc::AF_INET, kind, protocol);
+                if one < 0 || two < 0 {
+                    eprintln!("skipped: this kernel has no protocol {protocol}");
+                    continue;
+                }
+                libc::listen(one, 1);
+                (TcpListener::from_raw_fd(one), TcpStream::from_raw_fd(two))
+            };
+            let (listener, mut near) = sockets;
+            let address = listener.local_addr().unwrap();
+            let there = libc::sockaddr_in {
+                sin_family: libc::AF_INET as _,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
+                },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: an address and its size.
+            let joined = unsafe { libc::connect(near.as_raw_fd(), (&raw const there).cast(), 16) };
+            assert_eq!(joined, 0);
+            let mut peer = listener.accept().unwrap().0;
+            peer.set_nonblocking(true).unwrap();
+            refused(&near);
+            is_silent(&mut peer);
+            peer.set_nonblocking(false).unwrap();
+            still_talks(&mut near, &mut peer);
+        }
+    }
+
+    #[test]
+    fn kernel_tls_sends_nothing() {
+        const TCP_ULP: i32 = 31;
+        const SOL_TLS: i32 = 282;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (near, mut peer) = connected(&listener);
+        // TLS 1.2, AES-GCM-128: version, cipher, explicit nonce, key, salt, sequence number.
+        let mut parameters = [7u8; 40];
+        parameters[..4].copy_from_slice(&[3, 3, 51, 0]);
+        // SAFETY: options and their sizes.
+        let ready = unsafe {
+            let (fd, name) = (near.as_raw_fd(), c"tls");
+            libc::setsockopt(fd, libc::IPPROTO_TCP, TCP_ULP, name.as_ptr().cast(), 3) == 0
+                && libc::setsockopt(fd, SOL_TLS, 1, parameters.as_ptr().cast(), 40) == 0
+        };
+        if !ready {
+            eprintln!("skipped: this kernel has no TLS");
+            return;
+        }
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(refused(&near), [libc::EOPNOTSUPP; 3]);
+        is_silent(&mut peer);
+    }
+
+    #[test]
+    fn files_and_pipes_are_not_written() {
+        // SAFETY: a name; a descriptor that nobody else owns.
+        let file = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"test".as_ptr(), 0)) };
+        assert_eq!(refused(&file), [libc::ENOTSOCK; 3]);
+        assert_eq!(std::fs::File::from(file).metadata().unwrap().len(), 0);
+        let mut pipe = [0; 2];
+        // SAFETY: room for two descriptors, which nobody else owns.
+        let [_reader, writer] = unsafe {
+            assert_eq!(libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC), 0);
+            pipe.map(|end| OwnedFd::from_raw_fd(end))
+        };
+        assert_eq!(refused(&writer), [libc::ENOTSOCK; 3]);
+    }
+
+    #[test]
+    fn a_socket_that_was_made_since_is_noticed_within_a_tick() {
+        let (one, two) = UnixDatagram::pair().unwrap();
+        let number = one.as_raw_fd();
+        let socket = Socket {
+            fd: number,
+            identity: identity(number).unwrap(),
+            seen: [AtomicU64::new(u64::MAX), AtomicU64::new(0)],
+        };
+        assert!(socket.is_ours_lately());
+        // SAFETY: two descriptors of this test.
+        unsafe { libc::dup2(two.as_raw_fd(), number) };
+        MADE.fetch_add(1, Ordering::AcqRel);
+        assert!(!socket.is_ours_lately());
     }
 }
