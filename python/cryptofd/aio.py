@@ -213,10 +213,10 @@ def open(algorithm: str, key: Any = None, **options: Any) -> AsyncCryptoFD:
     return AsyncCryptoFD(cryptofd.open(algorithm, key, **options))
 
 
-def adopt(fd: int) -> AsyncCryptoFD:
+def adopt(fd: int, algorithm: str | None = None, **options: Any) -> AsyncCryptoFD:
     """Takes over a descriptor as :func:`cryptofd.adopt` does, to be awaited."""
     import os
 
-    adopted = cryptofd.adopt(fd)
-    os.set_blocking(fd, False)
+    adopted = cryptofd.adopt(fd, algorithm, **options)
+    os.set_blocking(adopted.fileno(), False)
     return AsyncCryptoFD(adopted)

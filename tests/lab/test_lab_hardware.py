@@ -10,5 +10,6 @@ CHECK = "tests/lab/inner/check_hardware.py"
 
 device = [
     Selection("qemu-6.1", CHECK, hardware=True),
+    Selection("qemu-6.12", CHECK, hardware=True),
     Selection("qemu-6.1", CHECK, linux="7.3:0", hardware=True),
 ]

@@ -27,9 +27,13 @@ refusals = [Selection("uml", *REFUSALS)] + [
     for linux in ("7.2", "7.3:0", "7.3:1", "7.3:2")
     for uid in (0, 65534)
 ]
+adopted = [
+    Selection(kernel, "tests/lab/inner/check_adoption.py", *QUICK)
+    for kernel in ("uml", "qemu-6.12")
+]
 restricted = Selection("uml", *SUITES, *KERNEL, linux="7.3:1")
 
 hardware = [
     Selection(kernel, "tests/lab/inner/check_hardware_sessions.py", *QUICK, hardware=True)
-    for kernel in ("qemu-6.1",)
+    for kernel in ("qemu-6.1", "qemu-6.12")
 ]

@@ -1,5 +1,6 @@
 //! What an engine is, and the six kinds of work that it can give.
 
+use crate::engines::kernel::Adopted;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::sys::buffer::{Input, Output};
@@ -54,6 +55,8 @@ pub enum Key {
     Bytes(Secret),
     /// A key in the kernel's keyring, by serial number; only the kernel reads it.
     Serial(i32),
+    /// A key behind an AF_ALG socket that another process made; only the kernel knows it.
+    Adopted(Adopted),
 }
 
 impl Key {
@@ -66,6 +69,9 @@ impl Key {
             Key::Serial(serial) => Err(Error::not_offered(format!(
                 "key {serial} is in the kernel's keyring: only the kernel can use it"
             ))),
+            Key::Adopted(_) => Err(Error::not_offered(
+                "the key is behind an AF_ALG socket: only the kernel can use it",
+            )),
         }
     }
 }

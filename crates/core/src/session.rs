@@ -2,11 +2,13 @@
 
 use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
+use crate::engines::kernel::Adopted;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
 use crate::table::{self, Algorithm, Kind};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -144,6 +146,19 @@ impl Session {
             failed: Mutex::new(Vec::new()),
             counters: Counters::default(),
         }))
+    }
+
+    /// A session over an AF_ALG socket that another process made: a bound one, or an operation socket.
+    /// The key stays in the kernel, so the session never leaves the engine `kernel`. The socket cannot say
+    /// what it computes: EINVAL if it turns out to be something else.
+    pub fn adopt(fd: OwnedFd, algorithm: &str, parameters: Parameters) -> Result<Arc<Session>> {
+        Session::open(Request {
+            algorithm: algorithm.to_owned(),
+            key: Key::Adopted(Adopted::new(fd)?),
+            parameters,
+            engine: Some("kernel".to_owned()),
+            ..Request::default()
+        })
     }
 
     /// The algorithm.
@@ -810,7 +825,7 @@ fn validate(spec: &Spec) -> Result<()> {
                 algorithm.key
             )));
         }
-        Key::None | Key::Serial(_) => {}
+        Key::None | Key::Serial(_) | Key::Adopted(_) => {}
         Key::Bytes(_) if !algorithm.takes_key() => {
             return Err(Error::invalid(format!("{name} takes no key")));
         }

@@ -92,10 +92,8 @@ mod sys {
             "pipe" => {
                 let mut pair = [0; 2];
                 // SAFETY: room for two descriptors.
-                assert_eq!(
-                    unsafe { libc::pipe2(pair.as_mut_ptr(), libc::O_NONBLOCK) },
-                    0
-                );
+                let made = unsafe { libc::pipe2(pair.as_mut_ptr(), libc::O_NONBLOCK) };
+                assert_eq!(made, 0);
                 (pair[1], pair[0])
             }
             "file" => {

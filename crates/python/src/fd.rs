@@ -7,6 +7,7 @@ use crate::remote::{self, Facts, Remote};
 use crate::stream::Stream;
 use cryptofd_core::client::Client;
 use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
+use cryptofd_core::engines::kernel;
 use cryptofd_core::error::Error;
 use cryptofd_core::record::{FLAG_RUNNING, Op, Params, Request as Record};
 use cryptofd_core::secret::{Secret, equal};
@@ -17,7 +18,7 @@ use cryptofd_core::table::Kind;
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 use zeroize::Zeroizing;
 
@@ -151,10 +152,36 @@ pub fn open(
 
 /// Takes over a descriptor that another process, thread or program opened. InvalidArgument (EINVAL), and
 /// the descriptor stays the caller's, if it is not a cryptofd. It is close-on-exec from here on.
+///
+/// An AF_ALG socket (bound, or an operation socket) is taken over as well, and closed with the session;
+/// the caller says what it computes: `algorithm`, and tag_size, digest_size, padding as for open().
 #[pyfunction]
-pub fn adopt(python: Python<'_>, fd: i32) -> PyResult<CryptoFD> {
+#[pyo3(signature = (fd, algorithm=None, **options))]
+pub fn adopt(
+    python: Python<'_>,
+    fd: i32,
+    algorithm: Option<&str>,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<CryptoFD> {
     // The check runs on a copy, so that a number that is no cryptofd is not closed by us.
     let copy = ffi::duplicate(fd).map_err(Raise)?;
+    let raw = kernel::is_af_alg(copy.as_fd());
+    match (raw, algorithm) {
+        (true, Some(algorithm)) => return adopt_raw(python, fd, copy, algorithm, options),
+        (true, None) => {
+            return Err(raise(Error::invalid(format!(
+                "descriptor {fd} is an AF_ALG socket, which does not say what it computes: \
+                 adopt({fd}, algorithm=\"cbc(aes)\") does"
+            ))));
+        }
+        (false, None) if options.is_none_or(|options| options.is_empty()) => {}
+        (false, _) => {
+            return Err(raise(Error::invalid(format!(
+                "descriptor {fd} is no AF_ALG socket: a cryptofd says itself what it computes, so \
+                 adopt({fd}) takes no algorithm and no options for it"
+            ))));
+        }
+    }
     let probe = remote::adopt(python, copy)?;
     let facts = Facts::new(probe.info())?;
     drop(probe);
@@ -165,6 +192,31 @@ pub fn adopt(python: Python<'_>, fd: i32) -> PyResult<CryptoFD> {
         Backing::Remote(Arc::new(Remote { client, facts })),
         None,
     ))
+}
+
+/// Takes over an AF_ALG socket; `copy` is a second descriptor for it.
+fn adopt_raw(
+    python: Python<'_>,
+    fd: i32,
+    copy: OwnedFd,
+    algorithm: &str,
+    options: Option<&Bound<'_, PyDict>>,
+) -> PyResult<CryptoFD> {
+    for (name, _) in options.into_iter().flatten() {
+        let name: String = name.extract()?;
+        if !matches!(name.as_str(), "tag_size" | "digest_size" | "padding") {
+            return Err(PyTypeError::new_err(format!(
+                "adopt() has no option {name:?}"
+            )));
+        }
+    }
+    let request = settings(algorithm, None, options)?;
+    let session = python
+        .detach(|| Session::adopt(copy, algorithm, request.parameters))
+        .map_err(Raise)?;
+    // The session has a descriptor of its own; this one was given away.
+    drop(ffi::own(fd).map_err(Raise)?);
+    Ok(CryptoFD::new(Backing::Local(session), None))
 }
 
 /// An answer that was taken: `id` is submit()'s; `data` is the result, or raises what the request raised.

@@ -266,6 +266,8 @@ pub struct Lines {
     /// `None` only while it is being dropped.
     parent: Option<Arc<Socket>>,
     idle: Mutex<Vec<Line>>,
+    /// The only line, where no parent is at hand to make others; `None` once it is out of step.
+    single: Option<Mutex<Option<Line>>>,
     hardware: bool,
     buffers: usize,
     /// Most bytes of one message, in or out.
@@ -277,7 +279,7 @@ const KEPT: usize = 8;
 
 impl Lines {
     /// Over a socket that is bound and keyed. `buffers`: bytes to ask for, 0 for none (hashes).
-    pub fn new(parent: Socket, hardware: bool, buffers: usize) -> Result<Lines, Errno> {
+    pub fn of(parent: Arc<Socket>, hardware: bool, buffers: usize) -> Result<Lines, Errno> {
         let first = parent.accept()?;
         let room = if buffers > 0 {
             first.buffers(buffers)?
@@ -286,12 +288,45 @@ impl Lines {
         };
         let first = Line::over(first, hardware)?;
         Ok(Lines {
-            parent: Some(Arc::new(parent)),
+            parent: Some(parent),
             idle: Mutex::new(vec![first]),
+            single: None,
             hardware,
             buffers,
             room,
         })
+    }
+
+    /// Over one operation socket, whose requests wait for each other.
+    pub fn single(socket: Socket, hardware: bool, buffers: usize) -> Result<Lines, Errno> {
+        let room = socket.buffers(buffers)?;
+        let line = Line::over(socket, hardware)?;
+        Ok(Lines {
+            parent: None,
+            idle: Mutex::new(Vec::new()),
+            single: Some(Mutex::new(Some(line))),
+            hardware,
+            buffers,
+            room,
+        })
+    }
+
+    fn on_the_only(
+        line: &Mutex<Option<Line>>,
+        f: impl FnOnce(&Line) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let mut place = line.lock().unwrap_or_else(|e| e.into_inner());
+        let line = place.as_ref().ok_or(libc::EPIPE)?;
+        // A child of fork has the same socket as its parent, and would get its parent's answers.
+        if !line.is_ours() {
+            return Err(libc::EBUSY);
+        }
+        let done = f(line);
+        // After a wrong tag nothing is left in the socket; after anything else something may be.
+        if !matches!(done, Ok(()) | Err(libc::EBADMSG)) {
+            *place = None;
+        }
+        done
     }
 
     /// A line for one request, or for one stream.
@@ -333,6 +368,9 @@ impl Lines {
     /// Runs a whole request on any line. A line whose number the program closed or reused is passed over:
     /// nothing was sent on it, and the parent's number may still be ours.
     pub fn on_a_line(&self, mut f: impl FnMut(&Line) -> Result<(), Errno>) -> Result<(), Errno> {
+        if let Some(line) = &self.single {
+            return Lines::on_the_only(line, f);
+        }
         for _ in 0..=KEPT {
             let line = self.take()?;
             match f(&line) {
@@ -397,6 +435,14 @@ pub fn failure(driver: &str, errno: Errno, in_place: bool) -> Error {
         libc::EBADF => Error::engine_failed(
             errno,
             format!("the descriptors of {driver} were closed by this program"),
+        ),
+        libc::EBUSY => Error::engine_failed(
+            errno,
+            format!("{driver}: the adopted operation socket is the parent process's as well"),
+        ),
+        libc::EPIPE => Error::engine_failed(
+            errno,
+            format!("{driver}: the adopted operation socket is out of step after a failed request"),
         ),
         _ => Error::engine_failed(errno, format!("{driver}: {text}")),
     }

@@ -3,6 +3,7 @@
 //! What bind() refuses is an ordinary answer: remembered for a minute with its reason, and the next
 //! engine is asked.
 
+mod adopt;
 mod aead;
 mod cipher;
 pub mod drivers;
@@ -11,13 +12,16 @@ mod line;
 mod random;
 mod sys;
 
+pub use adopt::Adopted;
+pub use sys::is_af_alg;
+
 use crate::engine::{Engine, Hardware, Key, Opened, Spec, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::table::Kind;
 use drivers::Driver;
 use line::Lines;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use sys::{Errno, Socket};
 
@@ -109,7 +113,7 @@ fn set_key(socket: &Socket, key: &Key, name: &str) -> Result<()> {
         Error::not_offered(format!("AF_ALG's {name} refuses {what}: {text}"))
     };
     match key {
-        Key::None => Ok(()),
+        Key::None | Key::Adopted(_) => Ok(()),
         Key::Bytes(bytes) => socket
             .set_key(bytes.expose())
             .map_err(|errno| refused(&format!("this key of {} bytes", bytes.len()), errno)),
@@ -217,6 +221,9 @@ impl Served {
         tag_size: Option<usize>,
         buffers: usize,
     ) -> Result<Served> {
+        if let Key::Adopted(socket) = key {
+            return socket.serve(chosen, kind, buffers);
+        }
         let (name, hardware) = (chosen.bind.clone(), chosen.hardware);
         let key = key.clone();
         let ready = move || -> Result<Lines> {
@@ -229,7 +236,7 @@ impl Served {
             if let Some(size) = tag_size {
                 socket.set_tag_size(size).map_err(refused)?;
             }
-            Lines::new(socket, hardware, buffers).map_err(refused)
+            Lines::of(Arc::new(socket), hardware, buffers).map_err(refused)
         };
         let lines = if hardware {
             line::within(ready).map_err(|errno| {
@@ -313,7 +320,13 @@ impl Engine for Kernel {
             "hash" => hash::name(spec, name)?,
             _ => name.to_owned(),
         };
-        let chosen = choose(spec, kind, &name)?;
+        let chosen = match &spec.key {
+            Key::Adopted(socket) => {
+                socket.check(spec, kind)?;
+                adopt::likely(kind, &name)
+            }
+            _ => choose(spec, kind, &name)?,
+        };
         let work = match kind {
             "hash" => Work::Hashing(Box::new(hash::open(spec, &chosen)?)),
             "skcipher" => Work::Cipher(Box::new(cipher::open(spec, &chosen)?)),

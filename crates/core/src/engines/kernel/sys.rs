@@ -2,6 +2,7 @@
 
 use crate::sys::buffer::{Input, Output};
 use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An errno.
@@ -104,6 +105,33 @@ impl Socket {
         let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
         // SAFETY: no memory is passed.
         Socket::own(unsafe { libc::socket(libc::AF_ALG, kind, 0) })
+    }
+
+    /// A descriptor that somebody else made; ours from here on.
+    pub fn adopt(fd: OwnedFd) -> Result<Socket, Errno> {
+        Socket::own(fd.into_raw_fd())
+    }
+
+    /// A second descriptor for the same socket.
+    pub fn duplicate(&self) -> Result<Socket, Errno> {
+        if !self.is_ours() {
+            return Err(libc::EBADF);
+        }
+        // SAFETY: no memory is passed.
+        Socket::own(unsafe { libc::fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 0) })
+    }
+
+    /// Whether it is an AF_ALG socket at all.
+    pub fn is_af_alg(&self) -> bool {
+        // SAFETY: the number is open while this object lives.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd) };
+        is_af_alg(fd)
+    }
+
+    /// Whether it takes options (a bound socket) or not (an operation socket). Asked with one that there
+    /// is not, so that nothing changes: EBUSY or ENOPROTOOPT from the first, EOPNOTSUPP from the second.
+    pub fn is_bound_not_accepted(&self) -> bool {
+        self.option(SOL_ALG, 0x7fff, std::ptr::null(), 0) != Err(libc::EOPNOTSUPP)
     }
 
     /// A fresh NETLINK_CRYPTO socket; answers that do not come within two seconds are EAGAIN.
@@ -284,6 +312,13 @@ impl Socket {
         call(|| unsafe { libc::send(self.fd, question.as_ptr().cast(), question.len(), flags) })
     }
 
+    /// What there is, up to all of the room; EAGAIN if there is nothing.
+    pub fn receive_now(&self, out: Output<'_>) -> Result<usize, Errno> {
+        let (pointer, length) = (out.as_mut_ptr().cast(), out.len());
+        // SAFETY: an Output is writable for its length.
+        call(|| unsafe { libc::recv(self.fd, pointer, length, libc::MSG_DONTWAIT) })
+    }
+
     /// One receive. The kernel blocks for ever on a buffer longer than the result: bring the exact length.
     pub fn receive(&self, pieces: &[Output<'_>]) -> Result<usize, Errno> {
         if let [piece] = pieces {
@@ -300,6 +335,19 @@ impl Socket {
         // SAFETY: vectors and the memory that they name are writable during the call.
         call(|| unsafe { libc::recvmsg(self.fd, &raw mut message, 0) })
     }
+}
+
+/// Whether a descriptor is an AF_ALG socket.
+pub fn is_af_alg(fd: BorrowedFd<'_>) -> bool {
+    let mut domain: libc::c_int = -1;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_DOMAIN);
+    // SAFETY: an int and its size.
+    let done = unsafe {
+        let value = (&raw mut domain).cast();
+        libc::getsockopt(fd.as_raw_fd(), level, name, value, &raw mut size)
+    };
+    done == 0 && domain == libc::AF_ALG
 }
 
 /// Most pieces of one message.
@@ -384,7 +432,7 @@ mod tests {
     use super::*;
     use std::io::{ErrorKind, Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
-    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    use std::os::fd::FromRawFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     /// A `Socket` that takes a stranger's descriptor for its own; what `send` says to it, with control
