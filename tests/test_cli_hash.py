@@ -253,11 +253,19 @@ def test_one_message_under_one_nonce(files: Path) -> None:
     gmac = ["mac", "-k", "file:aes", "-a", "gmac(aes)", "--iv", "00" * 12]
     poly1305 = ["mac", "-k", "file:aes", "-a", "poly1305"]
     for command in (gmac, poly1305):
-        assert run(*command, "plain", cwd=files).returncode == 0
-        for arguments in (["plain", "sp ace"], ["-c", "plain"]):
-            refused = run(*command, *arguments, cwd=files)
-            assert (refused.returncode, refused.stdout) == (1, b"")
-            assert b"one message" in refused.stderr
+        one = run(*command, "plain", cwd=files)
+        assert one.returncode == 0
+        (files / "list").write_bytes(one.stdout)
+        assert run(*command, "-c", "list", cwd=files).returncode == 0
+        two = run(*command, "plain", "sp ace", cwd=files)
+        assert (two.returncode, two.stdout) == (1, one.stdout)
+        assert b"'sp ace': " in two.stderr
+        assert b"one message" in two.stderr
+        (files / "list").write_bytes(one.stdout * 2)
+        twice = run(*command, "-c", "list", cwd=files)
+        assert twice.returncode == 1
+        assert twice.stdout.startswith(b"plain: OK\n")
+        assert b"one message" in twice.stderr
 
 
 def test_names_that_are_no_text(files: Path) -> None:

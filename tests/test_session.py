@@ -505,8 +505,9 @@ def test_zero_length_everything(engine: str, algorithm: str) -> None:
         fd.update(b"")
         empty = fd.digest(length)
         fd.update(bytearray())
-        fd.reset()
-        assert fd.digest(length) == empty == fd.copy().digest(length)
+        if not TABLE[algorithm].one_message:
+            fd.reset()
+            assert fd.digest(length) == empty == fd.copy().digest(length)
         assert fd.hexdigest(length) == empty.hex()
         if kind == "mac":
             fd.verify(empty)
@@ -830,7 +831,7 @@ def test_counts(opened: Callable[..., Any]) -> None:
 def test_copies_are_independent(engine: str) -> None:
     generator = random.Random(1)
     for algorithm in [n for n in SERVED if TABLE[n].kind in {"hash", "mac"}]:
-        if refusal(engine, algorithm) is not None:
+        if refusal(engine, algorithm) is not None or TABLE[algorithm].one_message:
             continue
         case = random_case(algorithm, generator, 200)
         one = good(algorithm, engine=engine)

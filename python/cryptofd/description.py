@@ -134,8 +134,8 @@ class Algorithm(_FromJSON):
     max_message: int | None
     names: Mapping[str, Any]
     streaming: Streaming | None = None
-    #: A key serves for one message only (Poly1305).
-    one_time_key: bool = False
+    #: A key, or a key and nonce, authenticates one message only (Poly1305, GMAC).
+    one_message: bool = False
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

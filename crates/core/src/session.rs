@@ -1,5 +1,7 @@
 //! A session: one algorithm, one key, one engine, opened once, and moved when the engine fails.
 
+mod one_message;
+
 use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
 use crate::engines::kernel::Adopted;
@@ -8,6 +10,7 @@ use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
 use crate::table::{self, Algorithm, Kind};
+use one_message::OneMessage;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -110,6 +113,7 @@ pub struct Session {
     reasons: Mutex<Vec<Reason>>,
     failed: Mutex<Vec<Reason>>,
     counters: Counters,
+    one_message: OneMessage,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -145,6 +149,7 @@ impl Session {
             reasons: Mutex::new(reasons),
             failed: Mutex::new(Vec::new()),
             counters: Counters::default(),
+            one_message: OneMessage::of(algorithm),
         }))
     }
 
@@ -601,12 +606,15 @@ impl Session {
         })
     }
 
-    /// Hash, XOF or MAC: all at once into `out` (a MAC's or hash's size; any, for an XOF).
+    /// Hash, XOF or MAC: all at once into `out` (a MAC's or hash's size; any, for an XOF). EPERM for a
+    /// second message under a key and nonce that authenticate one.
     pub fn digest(&self, data: Input<'_>, out: &mut [u8]) -> Result<()> {
-        let result = self.cut(out, |out| {
-            self.run(|work| match work {
-                Work::Hashing(hashing) => hashing.once(data, out),
-                _ => Err(self.not_this("digest")),
+        let result = self.one_message.tag(&mut false, || {
+            self.cut(out, |out| {
+                self.run(|work| match work {
+                    Work::Hashing(hashing) => hashing.once(data, out),
+                    _ => Err(self.not_this("digest")),
+                })
             })
         });
         self.count(data.len(), result)
@@ -626,18 +634,20 @@ impl Session {
         }
     }
 
-    /// Hash, XOF or MAC: a message in pieces.
+    /// Hash, XOF or MAC: a message in pieces. EPERM as for `digest`.
     pub fn hasher(self: &Arc<Self>) -> Result<Hasher> {
         match self.spec.algorithm.kind {
             Kind::Hash | Kind::Xof | Kind::Mac => {}
             _ => return Err(self.not_this("digest")),
         }
+        self.one_message.open()?;
         let (state, generation) = self.begin()?;
         Ok(Hasher {
             session: self.clone(),
             state,
             generation,
             length: 0,
+            tagged: false,
         })
     }
 
@@ -922,6 +932,8 @@ pub struct Hasher {
     state: Box<dyn Digest>,
     generation: u64,
     length: u64,
+    /// Whether it holds the one message, tagged, of an algorithm that authenticates one only.
+    tagged: bool,
 }
 
 impl Hasher {
@@ -932,6 +944,9 @@ impl Hasher {
 
     /// Takes more input.
     pub fn update(&mut self, data: Input<'_>) -> Result<()> {
+        if !data.is_empty() {
+            self.session.one_message.open()?;
+        }
         loop {
             match self.state.update(data) {
                 Ok(()) => {
@@ -967,8 +982,10 @@ impl Hasher {
     pub fn peek(&mut self, out: &mut [u8]) -> Result<()> {
         match self.state.fork() {
             Ok(mut copy) => {
-                let session = self.session.clone();
-                let done = session.cut(out, |out| copy.finish(out));
+                let session = &self.session;
+                let done = session.one_message.tag(&mut self.tagged, || {
+                    session.cut(out, |out| copy.finish(out))
+                });
                 session.count(0, done)
             }
             Err(error) => Err(error),
@@ -978,22 +995,27 @@ impl Hasher {
     /// The digest; the hasher begins again.
     pub fn finish(&mut self, out: &mut [u8]) -> Result<()> {
         let session = self.session.clone();
-        let done = loop {
-            match session.cut(out, |out| self.state.finish(out)) {
-                Ok(()) => break Ok(()),
-                Err(error) => {
-                    if let Err(error) = self.recover(error) {
-                        break Err(error);
-                    }
+        let mut tagged = self.tagged;
+        let done = session.one_message.tag(&mut tagged, || {
+            loop {
+                match session.cut(out, |out| self.state.finish(out)) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => self.recover(error)?,
                 }
             }
-        };
+        });
         session.count(0, done)?;
-        self.reset()
+        self.begin_again()
     }
 
     /// Back to the beginning.
     pub fn reset(&mut self) -> Result<()> {
+        self.session.one_message.open()?;
+        self.begin_again()
+    }
+
+    fn begin_again(&mut self) -> Result<()> {
+        self.tagged = false;
         self.length = 0;
         loop {
             match self.state.reset() {
@@ -1003,13 +1025,16 @@ impl Hasher {
         }
     }
 
-    /// An independent copy.
+    /// An independent copy. Of two copies of an algorithm that authenticates one message, the first that
+    /// gives a tag is the only one that does.
     pub fn fork(&self) -> Result<Hasher> {
+        self.session.one_message.open()?;
         Ok(Hasher {
             session: self.session.clone(),
             state: self.state.fork()?,
             generation: self.generation,
             length: self.length,
+            tagged: false,
         })
     }
 

@@ -205,6 +205,11 @@ impl Algorithm {
         )
     }
 
+    /// Whether a key (and, for GMAC, its nonce, which is the session's) authenticates one message only.
+    pub fn one_message(&self) -> bool {
+        self.one_time_key || (self.kind == Kind::Mac && self.iv.max > 0)
+    }
+
     /// Whether it needs a key at all (BLAKE2 may have one).
     pub fn takes_key(&self) -> bool {
         self.key.max > 0

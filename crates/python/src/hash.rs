@@ -57,7 +57,7 @@ impl HashFactory {
     fn __call__(&self, python: Python<'_>, data: Option<&Bound<'_, PyAny>>) -> PyResult<Hasher> {
         let hasher = Hasher {
             session: self.session.clone(),
-            state: Mutex::new(State::EMPTY),
+            state: Mutex::new(State::new(&self.session).map_err(Raise)?),
         };
         if let Some(data) = data {
             hasher.update(python, data)?;
@@ -187,10 +187,16 @@ enum State {
 }
 
 impl State {
-    const EMPTY: State = State::Held {
-        bytes: [0; SHORT],
-        length: 0,
-    };
+    fn new(session: &Arc<Session>) -> cryptofd_core::Result<State> {
+        // What authenticates one message tells it from others by its running state.
+        if session.algorithm().one_message() {
+            return Ok(State::Running(session.hasher()?));
+        }
+        Ok(State::Held {
+            bytes: [0; SHORT],
+            length: 0,
+        })
+    }
 
     fn update(&mut self, session: &Arc<Session>, data: Input<'_>) -> cryptofd_core::Result<()> {
         match self {

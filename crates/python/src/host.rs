@@ -32,7 +32,7 @@ fn algorithm(a: &Algorithm) -> Value {
         "strength": a.strength,
         "weak": a.weak,
         "fips": a.fips,
-        "one_time_key": a.one_time_key,
+        "one_message": a.one_message(),
         "max_message": if a.max_message == u64::MAX { Value::Null } else { json!(a.max_message) },
         "streaming": if a.kind == Kind::Streaming {
             json!({"segment": a.segment, "derived_key": a.derived_key, "kdf": a.hkdf, "cipher": a.cipher})

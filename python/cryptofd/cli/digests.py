@@ -177,6 +177,7 @@ class Checking:
     strict: bool = False
     warn: bool = False
     ignore_missing: bool = False
+    threads: int | None = None
 
 
 def check(
@@ -216,7 +217,7 @@ def _check(path: str, scheme_of: Callable[[Listed], Scheme | None], asked: Check
 
     unread = wrong = matched = 0
     tasks = [(listed.name, scheme) for listed, scheme in items]
-    results = in_order(tasks, "checking", total(name for name, _ in tasks))
+    results = in_order(tasks, "checking", total(name for name, _ in tasks), asked.threads)
     for (listed, _), result in zip(items, results, strict=True):
         before, name = escaped(listed.name) if "\n" in listed.name else ("", listed.name)
         if isinstance(result, OSError):

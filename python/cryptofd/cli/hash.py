@@ -50,6 +50,7 @@ def checking(options: argparse.Namespace) -> digests.Checking:
         strict=options.strict,
         warn=options.warn,
         ignore_missing=options.ignore_missing,
+        threads=options.threads,
     )
 
 

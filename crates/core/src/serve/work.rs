@@ -107,12 +107,12 @@ impl State {
                 result
             }
             Op::Reset => {
+                // Made first: a refusal leaves what there is.
+                if self.hasher.is_some() {
+                    self.hasher = Some(self.session().hasher()?);
+                }
                 // A stream that lost its state begins anew here as well.
                 self.stream = None;
-                if self.hasher.is_some() {
-                    self.hasher = None;
-                    self.hasher()?;
-                }
                 room(0)?
             }
             Op::StreamBegin => {
