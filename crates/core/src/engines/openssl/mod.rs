@@ -109,12 +109,7 @@ fn work(provider: &'static Provider, spec: &Spec) -> Result<Work> {
         Kind::Hash if algorithm.salt > 0 => blake2(provider, spec, &name)?,
         Kind::Hash | Kind::Xof => {
             let xof = algorithm.kind == Kind::Xof;
-            Work::Hashing(Box::new(ffi::Hash::new(
-                provider,
-                &name,
-                xof,
-                spec.digest_size(),
-            )?))
+            Work::Hashing(ffi::hash(provider, &name, xof, spec.digest_size())?)
         }
         Kind::Mac => {
             let mut over = Over {
@@ -129,7 +124,7 @@ fn work(provider: &'static Provider, spec: &Spec) -> Result<Work> {
                 provider.has_cipher(beneath)?;
                 over.cipher = Some(c_name(beneath)?);
             }
-            Work::Hashing(Box::new(ffi::Mac::new(provider, mac, key, over)?))
+            Work::Hashing(ffi::mac(provider, mac, key, over)?)
         }
         Kind::Cipher => {
             let counter = algorithm.template() == "chacha20";
@@ -187,8 +182,8 @@ fn blake2(provider: &'static Provider, spec: &Spec, name: &str) -> Result<Work> 
                 "OpenSSL takes BLAKE2's salt and person only together with a key",
             ));
         }
-        let hash = ffi::Hash::new(provider, name, false, spec.digest_size())?;
-        return Ok(Work::Hashing(Box::new(hash)));
+        let hash = ffi::hash(provider, name, false, spec.digest_size())?;
+        return Ok(Work::Hashing(hash));
     }
     // BLAKE2B-512 with a key is BLAKE2BMAC.
     let family = name.split('-').next().unwrap_or(name);
@@ -198,6 +193,6 @@ fn blake2(provider: &'static Provider, spec: &Spec, name: &str) -> Result<Work> 
         size: Some(spec.digest_size()),
         ..Over::default()
     };
-    let mac = ffi::Mac::new(provider, &format!("{family}MAC"), key, over)?;
-    Ok(Work::Hashing(Box::new(mac)))
+    let mac = ffi::mac(provider, &format!("{family}MAC"), key, over)?;
+    Ok(Work::Hashing(mac))
 }

@@ -3,13 +3,13 @@
 use super::api::{Api, EVP_MAC, EVP_MAC_CTX};
 use super::library::{Provider, Quiet};
 use super::params::Params;
-use crate::engine::{self, Digest, Hashing};
+use super::running::{Ready, Running};
+use crate::engine::Hashing;
 use crate::engines::openssl::pool::Pool;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::sys::buffer::Input;
 use std::ffi::CString;
-use std::sync::Arc;
 
 /// An owned EVP_MAC_CTX.
 struct Context {
@@ -47,39 +47,56 @@ pub struct Over {
 }
 
 /// A MAC with its key.
-pub struct Mac(Arc<Shared>);
-
-struct Shared {
+struct Mac {
     provider: &'static Provider,
     mac: *mut EVP_MAC,
     key: Secret,
     over: Over,
-    pool: Pool<Context>,
 }
 
 // SAFETY: a fetched EVP_MAC is constant; the rest is Send and Sync by itself.
-unsafe impl Send for Shared {}
+unsafe impl Send for Mac {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for Mac {}
+
+/// The MAC of OpenSSL's `name`.
+pub fn mac(
+    provider: &'static Provider,
+    name: &str,
+    key: &[u8],
+    over: Over,
+) -> Result<Box<dyn Hashing>> {
+    Ok(Box::new(Ready::new(Mac {
+        provider,
+        mac: provider.mac(name)?,
+        key: Secret::new(key),
+        over,
+    })?))
+}
 
 impl Mac {
-    /// The MAC of OpenSSL's `name`.
-    pub fn new(provider: &'static Provider, name: &str, key: &[u8], over: Over) -> Result<Mac> {
-        let shared = Shared {
-            provider,
-            mac: provider.mac(name)?,
-            key: Secret::new(key),
-            over,
-            pool: Pool::new(),
+    fn with_iv<'a>(&'a self, params: Params<'a>) -> Params<'a> {
+        if self.over.iv.is_empty() {
+            params
+        } else {
+            params.bytes(c"iv", &self.over.iv)
+        }
+    }
+
+    fn init(&self, context: &Context, params: &Params<'_>) -> bool {
+        let key = self.key.expose();
+        // SAFETY: the context is valid, the key readable for its length, the list terminated.
+        let done = unsafe {
+            (context.api.EVP_MAC_init)(context.raw, key.as_ptr(), key.len(), params.as_ptr())
         };
-        let first = shared.fresh()?;
-        shared.pool.give(first);
-        Ok(Mac(Arc::new(shared)))
+        done == 1
     }
 }
 
-impl Shared {
-    /// A context at the keyed beginning. What OpenSSL refuses here it does not offer.
+impl Running for Mac {
+    type Context = Context;
+
+    /// What OpenSSL refuses here it does not offer.
     fn fresh(&self) -> Result<Context> {
         let api = self.provider.api();
         let quiet = Quiet::new(api);
@@ -112,26 +129,9 @@ impl Shared {
         Ok(context)
     }
 
-    fn with_iv<'a>(&'a self, params: Params<'a>) -> Params<'a> {
-        if self.over.iv.is_empty() {
-            params
-        } else {
-            params.bytes(c"iv", &self.over.iv)
-        }
-    }
-
-    fn init(&self, context: &Context, params: &Params<'_>) -> bool {
-        let key = self.key.expose();
-        // SAFETY: the context is valid, the key readable for its length, the list terminated.
-        let done = unsafe {
-            (context.api.EVP_MAC_init)(context.raw, key.as_ptr(), key.len(), params.as_ptr())
-        };
-        done == 1
-    }
-
-    /// Back to the keyed beginning. The key is given again: not every MAC of every 3.0.x starts again
+    /// The key is given again: not every MAC of every 3.0.x starts again
     /// without one, and digest and cipher stay as they were set.
-    fn begin(&self, context: &Context) -> Result<()> {
+    fn begin(&self, context: &mut Context) -> Result<()> {
         let quiet = Quiet::new(context.api);
         if self.init(context, &self.with_iv(Params::new())) {
             Ok(())
@@ -164,58 +164,17 @@ impl Shared {
             Err(self.provider.failed(&quiet))
         }
     }
-}
 
-impl Hashing for Mac {
-    fn begin(&self) -> Result<Box<dyn Digest>> {
-        Ok(Box::new(State {
-            context: self.0.fresh()?,
-            shared: self.0.clone(),
-        }))
-    }
-
-    fn once(&self, data: Input<'_>, out: &mut [u8]) -> Result<()> {
-        let shared = &self.0;
-        let mut context = shared.pool.take(|| shared.fresh())?;
-        shared.begin(&context)?;
-        shared.update(&mut context, data)?;
-        shared.finish(&mut context, out)?;
-        shared.pool.give(context);
-        Ok(())
-    }
-}
-
-struct State {
-    context: Context,
-    shared: Arc<Shared>,
-}
-
-impl engine::Digest for State {
-    fn update(&mut self, data: Input<'_>) -> Result<()> {
-        self.shared.update(&mut self.context, data)
-    }
-
-    fn finish(&mut self, out: &mut [u8]) -> Result<()> {
-        self.shared.finish(&mut self.context, out)
-    }
-
-    fn fork(&self) -> Result<Box<dyn Digest>> {
-        let api = self.context.api;
+    fn copy(&self, context: &Context, _: &Pool<Context>) -> Result<Context> {
+        let api = context.api;
         let _quiet = Quiet::new(api);
         // SAFETY: the context is valid; returns an owned copy or null.
-        let raw = unsafe { (api.EVP_MAC_CTX_dup)(self.context.raw) };
+        let raw = unsafe { (api.EVP_MAC_CTX_dup)(context.raw) };
         if raw.is_null() {
             return Err(Error::unsupported(
                 "this OpenSSL cannot copy the state of this MAC; begin another one",
             ));
         }
-        Ok(Box::new(State {
-            context: Context { api, raw },
-            shared: self.shared.clone(),
-        }))
-    }
-
-    fn reset(&mut self) -> Result<()> {
-        self.shared.begin(&self.context)
+        Ok(Context { api, raw })
     }
 }

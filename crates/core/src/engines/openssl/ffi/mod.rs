@@ -9,13 +9,14 @@ mod library;
 mod mac;
 mod params;
 mod random;
+mod running;
 mod wrap;
 
 pub use aead::Aead;
 pub use cipher::Cipher;
-pub use digest::Hash;
+pub use digest::hash;
 pub use kdf::{Kdf, Method};
 pub use library::{Library, Provider};
-pub use mac::{Mac, Over};
+pub use mac::{Over, mac};
 pub use random::Random;
 pub use wrap::KeyWrap;
