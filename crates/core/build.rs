@@ -31,6 +31,13 @@ struct Virtio {
     id: u32,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Faster {
+    engine: String,
+    without: String,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Test {
@@ -114,6 +121,8 @@ struct Algorithm {
     #[serde(default)]
     virtio: Option<Virtio>,
     #[serde(default)]
+    faster: Option<Faster>,
+    #[serde(default)]
     test: Vec<Test>,
 }
 
@@ -174,7 +183,7 @@ fn main() {
         };
         writeln!(
             out,
-            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, tests: &[",
+            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, faster: {}, tests: &[",
             a.name, kind(&a.kind), a.aliases, sizes(a.key), sizes(a.iv),
             if a.iv_default == 0 { a.iv.max } else { a.iv_default },
             a.digest, sizes(a.digest_sizes), a.block, a.stream, tag, tags,
@@ -184,6 +193,7 @@ fn main() {
             a.pkcs11.as_ref().map_or("None".into(), |p| format!("Some(Pkcs11 {{ name: {:?}, id: {} }})", p.name, p.id)),
             a.cryptodev,
             a.virtio.as_ref().map_or("None".into(), |v| format!("Some(Virtio {{ service: {:?}, id: {} }})", v.service, v.id)),
+            a.faster.as_ref().map_or("None".into(), |f| format!("Some(Faster {{ engine: {:?}, without: {:?} }})", f.engine, f.without)),
         )
         .unwrap();
         for t in &a.test {

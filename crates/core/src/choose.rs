@@ -63,6 +63,22 @@ fn order(
     Ok((order, reasons))
 }
 
+/// Why `candidate` was asked before those that the order has before it, if it was.
+fn first(
+    candidate: &str,
+    algorithm: &str,
+    engine: Option<&str>,
+    preferences: &Preferences,
+) -> Option<String> {
+    let faster = preferences.faster(algorithm)?;
+    (engine.is_none() && faster.engine == candidate).then(|| {
+        format!(
+            "{} is faster at {algorithm} on a CPU without {}",
+            faster.engine, faster.without
+        )
+    })
+}
+
 /// Opens `spec` with the first engine that can; those named in `without` are passed over with their reason.
 pub fn open(spec: &Spec, engine: Option<&str>, without: &[Reason]) -> Result<Choice> {
     let preferences = preferences::current()?;
@@ -89,6 +105,14 @@ pub fn open(spec: &Spec, engine: Option<&str>, without: &[Reason]) -> Result<Cho
             }
             match attempt(*candidate, &spec) {
                 Ok(opened) => {
+                    if let Some(why) = first(name, spec.algorithm.name, engine, &preferences) {
+                        let own = engines::all().iter().take_while(|e| e.name() != name);
+                        let passed = own.filter(|e| order.iter().any(|o| o.name() == e.name()));
+                        against.extend(passed.map(|e| Reason {
+                            engine: e.name(),
+                            why: why.clone(),
+                        }));
+                    }
                     return Ok(Choice {
                         engine: *candidate,
                         opened,
@@ -137,18 +161,21 @@ pub struct Candidate {
     pub engine: &'static str,
     /// What it would open, or why it would not.
     pub answer: std::result::Result<Opened, String>,
+    /// Why it is asked before its turn, if it is.
+    pub first: Option<String>,
 }
 
 /// Asks every engine, in the order of the preferences; the first that would serve is the one that `open`
 /// takes (with hardware preferred, the first that is hardware).
-pub fn explain(spec: &Spec, engine: Option<&str>) -> Result<Vec<Candidate>> {
+pub fn explain(spec: &Spec, asked: Option<&str>) -> Result<Vec<Candidate>> {
     let preferences = preferences::current()?;
     let spec = &preferences.apply(spec)?;
-    let (order, reasons) = order(spec, engine, &preferences)?;
+    let (order, reasons) = order(spec, asked, &preferences)?;
     let mut candidates: Vec<Candidate> = order
         .into_iter()
         .map(|engine| Candidate {
             engine: engine.name(),
+            first: first(engine.name(), spec.algorithm.name, asked, &preferences),
             answer: attempt(engine, spec).map_err(|error| error.message().to_owned()),
         })
         .collect();
@@ -158,6 +185,7 @@ pub fn explain(spec: &Spec, engine: Option<&str>) -> Result<Vec<Candidate>> {
     candidates.extend(reasons.into_iter().map(|reason| Candidate {
         engine: reason.engine,
         answer: Err(reason.why),
+        first: None,
     }));
     Ok(candidates)
 }

@@ -4,6 +4,7 @@
 
 pub mod choose;
 pub mod client;
+mod cpu;
 pub mod engine;
 pub mod engines;
 pub mod error;

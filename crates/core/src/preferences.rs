@@ -10,9 +10,10 @@ mod tests;
 
 pub use sources::{Environment, Sources};
 
+use crate::cpu;
 use crate::engine::{Engine, Hardware, Key, Spec};
 use crate::error::{Error, Result};
-use crate::table::{Algorithm, Kind};
+use crate::table::{self, Algorithm, Faster, Kind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -89,19 +90,31 @@ impl Preferences {
             .map(|(_, wishes)| wishes)
     }
 
+    /// The engines that some source wants first for `algorithm`.
+    fn wanted(&self, algorithm: &str) -> Option<&Vec<String>> {
+        self.special(algorithm)
+            .and_then(|wishes| wishes.prefer.as_ref())
+            .or(self.wishes.prefer.as_ref())
+    }
+
+    /// The engine that comes first for `algorithm` because it is faster on this CPU, where no source wants
+    /// another order.
+    pub fn faster(&self, algorithm: &str) -> Option<Faster> {
+        let faster = table::find(algorithm).ok()?.faster?;
+        (self.wanted(algorithm).is_none() && cpu::lacks(faster.without)).then_some(faster)
+    }
+
     /// The engines in the order for `algorithm`.
     pub fn order(&self, algorithm: &str, all: &[&'static dyn Engine]) -> Vec<&'static dyn Engine> {
-        let wanted = self
-            .special(algorithm)
-            .and_then(|wishes| wishes.prefer.as_ref())
-            .or(self.wishes.prefer.as_ref());
+        let faster = self.faster(algorithm).map(|faster| faster.engine);
+        let first: Vec<&str> = match self.wanted(algorithm) {
+            Some(wanted) => wanted.iter().map(String::as_str).collect(),
+            None => faster.into_iter().collect(),
+        };
         let mut order: Vec<&'static dyn Engine> = all.to_vec();
         order.sort_by_key(|e| {
-            wanted
-                .iter()
-                .flat_map(|wanted| wanted.iter())
-                .position(|name| name == e.name())
-                .unwrap_or(usize::MAX)
+            let place = first.iter().position(|name| *name == e.name());
+            place.unwrap_or(usize::MAX)
         });
         order
     }

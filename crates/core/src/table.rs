@@ -94,6 +94,15 @@ pub struct Virtio {
     pub id: u32,
 }
 
+/// An engine that is faster than those before it, where the CPU lacks something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Faster {
+    /// The engine.
+    pub engine: &'static str,
+    /// What the CPU lacks.
+    pub without: &'static str,
+}
+
 /// A known answer.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
@@ -178,6 +187,8 @@ pub struct Algorithm {
     pub cryptodev: Option<u32>,
     /// The numbers in virtio-crypto.
     pub virtio: Option<Virtio>,
+    /// The engine that is faster on some CPUs.
+    pub faster: Option<Faster>,
     /// Known answers, checked before an engine serves the algorithm.
     pub tests: &'static [Test],
 }

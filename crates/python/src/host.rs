@@ -128,7 +128,11 @@ pub fn explain(
                     "hardware": opened.hardware,
                     "fips": opened.fips,
                     "kind": kind(&opened.work),
-                    "why": if serves { "the first that can" } else { "one before it can" },
+                    "why": match candidate.first {
+                        Some(why) if serves => why,
+                        _ if serves => "the first that can".to_owned(),
+                        _ => "one before it can".to_owned(),
+                    },
                 })
             }
             Err(why) => json!({

@@ -96,7 +96,7 @@ fn refused(preferences: &Preferences, spec: &Spec) -> String {
 fn nothing_said_allows_everything() {
     let preferences = Root::new().load();
     assert_eq!(preferences, Preferences::default());
-    assert_eq!(order(&preferences, "sha256")[0], engines::all()[0].name());
+    assert_eq!(order(&preferences, "sha512")[0], engines::all()[0].name());
     for algorithm in table::ALGORITHMS {
         preferences.check(&spec(algorithm.name, 0)).unwrap();
     }
@@ -151,6 +151,39 @@ fn the_last_preference_wins() {
         environment.apply(&asked).unwrap().hardware,
         Hardware::Forbid
     );
+}
+
+#[test]
+fn the_faster_engine_comes_first_where_nobody_has_an_order() {
+    let own = engines::all()[0].name();
+    let silent = Root::new().system("[engines]\nhardware = \"any\"\n").load();
+    for algorithm in table::ALGORITHMS {
+        let name = algorithm.name;
+        match algorithm.faster {
+            Some(faster) if crate::cpu::lacks(faster.without) => {
+                assert_eq!(silent.faster(name), Some(faster));
+                assert_eq!(order(&silent, name)[0], faster.engine);
+            }
+            _ => {
+                assert_eq!(silent.faster(name), None);
+                assert_eq!(order(&silent, name)[0], own);
+            }
+        }
+        // A name that no engine has would do nothing.
+        assert!(algorithm.faster.is_none_or(|faster| {
+            engines::all().iter().any(|e| e.name() == faster.engine) && faster.engine != own
+        }));
+    }
+    for text in [
+        "[engines]\nprefer = [\"software\"]\n",
+        "[engines.for.sha256]\nprefer = [\"software\"]\n",
+    ] {
+        let asked = Root::new().user(text).load();
+        assert_eq!(asked.faster("sha256"), None);
+        assert_eq!(order(&asked, "sha256")[0], "software");
+    }
+    let none = Root::new().user("[engines]\nprefer = []\n").load();
+    assert_eq!(order(&none, "sha256")[0], own);
 }
 
 #[test]
