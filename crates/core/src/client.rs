@@ -12,7 +12,7 @@ use crate::sys::socket::{self, Take};
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -693,7 +693,7 @@ impl Client {
 
     /// A second descriptor of the same end (dup): shares the answers.
     pub fn duplicate(&self) -> Result<OwnedFd> {
-        duplicate(self.fd.as_fd())
+        duplicate(self.fd.as_raw_fd())
     }
 
     /// The descriptor; what is outstanding is forgotten here.

@@ -14,6 +14,7 @@ use cryptofd_core::secret::{Secret, equal};
 use cryptofd_core::serve;
 use cryptofd_core::session::{Hasher, Request, Session};
 use cryptofd_core::sys::buffer::{Input, Output};
+use cryptofd_core::sys::descriptor::duplicate;
 use cryptofd_core::table::Kind;
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -164,7 +165,7 @@ pub fn adopt(
     options: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<CryptoFD> {
     // The check runs on a copy, so that a number that is no cryptofd is not closed by us.
-    let copy = ffi::duplicate(fd).map_err(Raise)?;
+    let copy = duplicate(fd).map_err(Raise)?;
     let raw = kernel::is_af_alg(copy.as_fd());
     match (raw, algorithm) {
         (true, Some(algorithm)) => return adopt_raw(python, fd, copy, algorithm, options),

@@ -131,17 +131,6 @@ where
     object.cast_into::<PyBytes>().map_err(Into::into)
 }
 
-/// A close-on-exec copy of a descriptor that is the caller's.
-pub fn duplicate(fd: i32) -> Result<OwnedFd, Error> {
-    // SAFETY: fcntl on a number touches no memory.
-    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
-    if copy < 0 {
-        return Err(Error::last_os(&format!("descriptor {fd}")));
-    }
-    // SAFETY: fresh, and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
 /// A descriptor that the caller gives away; close-on-exec from here on.
 pub fn own(fd: i32) -> Result<OwnedFd, Error> {
     // SAFETY: fcntl on a number touches no memory.

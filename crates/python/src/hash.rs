@@ -18,7 +18,7 @@ pub const LONG: usize = 8192;
 
 /// Input up to this many bytes is held until it is clear that a running state is needed: a short message
 /// is then hashed all at once.
-const SHORT: usize = 256;
+const SHORT: usize = 192;
 
 /// A session of a hash or MAC from which running hashes are made.
 #[pyclass(frozen, module = "cryptofd._core")]

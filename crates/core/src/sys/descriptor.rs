@@ -6,7 +6,7 @@
 //! the parent goes.
 
 use crate::error::{Error, Result};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
@@ -306,11 +306,12 @@ pub fn is_seqpacket(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// A second descriptor for the same thing, close-on-exec.
-pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned().map_err(|error| {
-        Error::system(
-            error.raw_os_error().unwrap_or(libc::EIO),
-            "dup of a cryptofd",
-        )
-    })
+pub fn duplicate(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: fcntl on a number touches no memory.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 {
+        return Err(Error::last_os(&format!("descriptor {fd}")));
+    }
+    // SAFETY: fresh, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

@@ -11,7 +11,6 @@ use aws_lc_sys as c;
 /// An AEAD with its key expanded.
 pub struct Aead {
     context: ArenaBox<c::EVP_AEAD_CTX>,
-    tag: usize,
 }
 
 // SAFETY: seal and open take a const context and keep no state in it (aead.h: thread-safe).
@@ -35,7 +34,7 @@ impl Aead {
                 std::ptr::null_mut(),
             )
         };
-        super::done(result, "AEAD key").map(|()| Aead { context, tag })
+        super::done(result, "AEAD key").map(|()| Aead { context })
     }
 
     /// AES-GCM: any nonce but an empty one, any tag up to 16 bytes.
@@ -70,13 +69,35 @@ impl Aead {
     }
 }
 
-impl engine::Aead for Aead {
-    fn seal(&self, iv: &[u8], aad: Input<'_>, data: Input<'_>, out: Output<'_>) -> Result<()> {
+/// EVP_AEAD_CTX_seal or EVP_AEAD_CTX_open.
+type Call = unsafe extern "C" fn(
+    *const c::EVP_AEAD_CTX,
+    *mut u8,
+    *mut usize,
+    usize,
+    *const u8,
+    usize,
+    *const u8,
+    usize,
+    *const u8,
+    usize,
+) -> i32;
+
+impl Aead {
+    /// Whether `call` filled `out`, which is wiped if it did not.
+    fn call(
+        &self,
+        call: Call,
+        iv: &[u8],
+        aad: Input<'_>,
+        data: Input<'_>,
+        out: Output<'_>,
+    ) -> bool {
         let mut written = 0;
-        // SAFETY: every pointer is valid for its length during the call; out holds data and tag, and
-        // is the same memory as data or apart from it, as EVP_AEAD_CTX_seal asks.
+        // SAFETY: every pointer is valid for its length during the call; out holds data and tag (or the
+        // plaintext), and is the same memory as data or apart from it, as both calls ask.
         let result = unsafe {
-            c::EVP_AEAD_CTX_seal(
+            call(
                 &*self.context,
                 out.as_mut_ptr(),
                 &mut written,
@@ -89,35 +110,27 @@ impl engine::Aead for Aead {
                 aad.len(),
             )
         };
-        if result == 1 && written == data.len() + self.tag {
+        let done = result == 1 && written == out.len();
+        if !done {
+            out.wipe();
+        }
+        done
+    }
+}
+
+impl engine::Aead for Aead {
+    fn seal(&self, iv: &[u8], aad: Input<'_>, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        if self.call(c::EVP_AEAD_CTX_seal, iv, aad, data, out) {
             Ok(())
         } else {
-            out.wipe();
             Err(failed("AEAD encryption"))
         }
     }
 
     fn unseal(&self, iv: &[u8], aad: Input<'_>, data: Input<'_>, out: Output<'_>) -> Result<()> {
-        let mut written = 0;
-        // SAFETY: as above; out is as long as the plaintext.
-        let result = unsafe {
-            c::EVP_AEAD_CTX_open(
-                &*self.context,
-                out.as_mut_ptr(),
-                &mut written,
-                out.len(),
-                iv.as_ptr(),
-                iv.len(),
-                data.as_ptr(),
-                data.len(),
-                aad.as_ptr(),
-                aad.len(),
-            )
-        };
-        if result == 1 && written == out.len() {
+        if self.call(c::EVP_AEAD_CTX_open, iv, aad, data, out) {
             Ok(())
         } else {
-            out.wipe();
             Err(bad_tag())
         }
     }

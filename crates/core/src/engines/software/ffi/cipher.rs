@@ -247,8 +247,8 @@ impl ChaCha20 {
 struct ChaChaStream {
     key: Secret,
     nonce: [u8; 12],
-    /// The next block; 2^32 when none is left.
-    counter: u64,
+    /// The next block. The session sees to it that it does not wrap within a message.
+    counter: u32,
 }
 
 impl ChaChaStream {
@@ -258,7 +258,7 @@ impl ChaChaStream {
         Ok(ChaChaStream {
             key: key.clone(),
             nonce,
-            counter: u32::from_le_bytes([a, b, c, d]).into(),
+            counter: u32::from_le_bytes([a, b, c, d]),
         })
     }
 }
@@ -279,15 +279,6 @@ impl CipherStream for ChaChaStream {
         if data.is_empty() {
             return Ok(());
         }
-        let after = self.counter + (data.len() as u64).div_ceil(64);
-        if after > 1 << 32 {
-            return Err(Error::too_large(format!(
-                "{} bytes from block {}: chacha20 has 2^32 blocks of 64 bytes for one nonce, and then \
-                 its keystream repeats",
-                data.len(),
-                self.counter
-            )));
-        }
         // SAFETY: both buffers are valid for the length and the same memory or apart; key and nonce
         // have their sizes.
         unsafe {
@@ -297,10 +288,11 @@ impl CipherStream for ChaChaStream {
                 data.len(),
                 self.key.expose().as_ptr(),
                 self.nonce.as_ptr(),
-                self.counter as u32,
+                self.counter,
             );
         }
-        self.counter = after;
+        // Zero after the last block, when there is no more to come.
+        self.counter = self.counter.wrapping_add(data.len().div_ceil(64) as u32);
         Ok(())
     }
 }
