@@ -113,6 +113,9 @@ def test_every_algorithm_through_a_descriptor(algorithm: str) -> None:
             if kind in {"hash", "xof", "mac"}:
                 fd.update(case.data)
                 result = fd.digest(case.length)
+                if TABLE[algorithm].one_message:
+                    assert result == case.answer()
+                    continue
                 with fd.clone() as other:
                     other.update(b"more")
                     assert fd.digest(case.length) == result

@@ -94,6 +94,7 @@ impl Hash {
 
 impl Running for Hash {
     type Context = Context;
+    const AGAIN: bool = true;
 
     fn fresh(&self) -> Result<Context> {
         let mut context = self.empty()?;

@@ -95,6 +95,7 @@ impl Mac {
 
 impl Running for Mac {
     type Context = Context;
+    const AGAIN: bool = false;
 
     /// What OpenSSL refuses here it does not offer.
     fn fresh(&self) -> Result<Context> {

@@ -11,6 +11,10 @@ pub(super) trait Running: Send + Sync + 'static {
     /// An owned context, freed when it is dropped.
     type Context: Send + Sync;
 
+    /// Whether the context of a running state serves again after it. Not where OpenSSL would leave a
+    /// key behind: a copied HMAC that is given its key again does.
+    const AGAIN: bool;
+
     /// A context at the (keyed) beginning.
     fn fresh(&self) -> Result<Self::Context>;
 
@@ -121,7 +125,7 @@ impl<R: Running> Digest for State<R> {
 
 impl<R: Running> Drop for State<R> {
     fn drop(&mut self) {
-        if let Some(context) = self.context.take() {
+        if let Some(context) = self.context.take().filter(|_| R::AGAIN) {
             self.shared.give(context);
         }
     }
