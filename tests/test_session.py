@@ -844,3 +844,15 @@ def test_copies_are_independent(engine: str) -> None:
         three.reset()
         three.update(case.data + b"more")
         assert two.digest() == three.digest()
+
+
+def test_chacha20_stops_before_its_keystream_repeats(opened: Callable[..., Any]) -> None:
+    fd = opened("chacha20", key=bytes(32))
+    last = b"\xff" * 4 + bytes(12)
+    assert len(fd.encrypt(bytes(64), iv=last)) == 64
+    with pytest.raises(cryptofd.TooLarge, match="64 from this counter on"):
+        fd.encrypt(bytes(65), iv=last)
+    stream = fd.stream("encrypt", iv=last)
+    assert len(stream.update(bytes(64))) == 64
+    with pytest.raises(cryptofd.TooLarge, match="0 from this counter on"):
+        stream.update(bytes(64))

@@ -264,33 +264,6 @@ fn a_cipher_in_pieces_and_in_place_equals_the_whole_and_comes_back() {
 }
 
 #[test]
-fn chacha20_stops_before_its_keystream_repeats() {
-    let algorithm = crate::table::find("chacha20").unwrap();
-    let Work::Cipher(cipher) = open(&spec(algorithm, 32, &mut Noise(5))).work else {
-        panic!();
-    };
-    let mut iv = [7u8; 16];
-    iv[..4].fill(0xff);
-    let (data, mut out) = ([0u8; 65], [0u8; 65]);
-    let last = cipher.once(
-        Direction::Encrypt,
-        &iv,
-        Input::from(&data[..64]),
-        Output::from(&mut out[..64]),
-    );
-    assert!(last.is_ok());
-    let error = cipher
-        .once(
-            Direction::Encrypt,
-            &iv,
-            Input::from(&data),
-            Output::from(&mut out[..]),
-        )
-        .unwrap_err();
-    assert_eq!(error.errno(), libc::EMSGSIZE);
-}
-
-#[test]
 fn an_aead_goes_round_with_every_size_and_refuses_every_forgery() {
     let mut noise = Noise(6);
     for algorithm in served().filter(|a| a.kind == Kind::Aead) {
