@@ -82,13 +82,27 @@ docs: $(STAMP)/install
 	$(BIN)/python docs/algorithms.py > docs/algorithms.md.new
 	mv docs/algorithms.md.new docs/algorithms.md
 
+# Each test program is linked by itself: optimising across crates would take most of the time.
 test: $(STAMP)/lab
-	cargo test --release --workspace --exclude cryptofd-python -q
+	CARGO_PROFILE_RELEASE_LTO=off cargo test --release --workspace --exclude cryptofd-python -q
 	$(BIN)/python -m pytest -m 'not soak'
 
+FUZZ_SECONDS ?= 300
+FUZZ_TARGETS := $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+
 soak: $(STAMP)/lab
-	cargo test --release --workspace --exclude cryptofd-python -q -- --include-ignored
 	$(BIN)/python -m pytest -m soak --timeout 3600
+	if ! rustup --version >/dev/null 2>&1; then
+	  echo "fuzz: skipped, this compiler is not rustup's and has no sanitizers"
+	  exit
+	fi
+	command -v cargo-fuzz >/dev/null || cargo install -q --locked cargo-fuzz
+	cd fuzz
+	for target in $(FUZZ_TARGETS); do
+	  echo "fuzz: $$target, $(FUZZ_SECONDS) s"
+	  CARGO_TARGET_DIR=$(CURDIR)/target/fuzz RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- \
+	    -len_control=0 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 2>&1 | grep -E 'stat::|ERROR|SUMMARY|panicked' || exit 1
+	done
 
 lint: $(STAMP)/install
 	cargo fmt --all --check

@@ -3,7 +3,7 @@
 //! Preferences: the last source wins (system, user, environment, argument). Policy: the sources
 //! intersect, so a later one can only narrow. Inside a process a policy is advice.
 
-mod file;
+pub mod file;
 mod sources;
 #[cfg(test)]
 mod tests;
