@@ -11,9 +11,13 @@ use std::collections::BTreeMap;
 /// What one source says, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
+    /// For every algorithm.
     pub wishes: Wishes,
+    /// On hardware or not.
     pub hardware: Option<Hardware>,
+    /// For single algorithms.
     pub per_algorithm: Vec<(&'static str, Wishes)>,
+    /// What it forbids.
     pub policy: Policy,
 }
 
