@@ -10,10 +10,11 @@ use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
 use crate::table::{self, Algorithm, Kind};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use one_message::OneMessage;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
 
 /// What a caller asks for.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +45,17 @@ struct Active {
     fips: bool,
     /// How often the session has moved before this one.
     generation: u64,
+    /// Why not the others.
+    reasons: Vec<Reason>,
+    /// Those that failed under the session before this one.
+    failed: Vec<Reason>,
+    /// Another engine, for single requests that are beyond this one.
+    spare: ArcSwapOption<Active>,
 }
 
 impl Active {
-    fn new(choice: Choice, generation: u64) -> (Arc<Active>, Vec<Reason>) {
-        let active = Active {
+    fn new(choice: Choice, generation: u64, failed: Vec<Reason>) -> Arc<Active> {
+        Arc::new(Active {
             engine: choice.engine,
             work: choice.opened.work,
             driver: choice.opened.driver,
@@ -56,8 +63,10 @@ impl Active {
             hardware: choice.opened.hardware,
             fips: choice.opened.fips,
             generation,
-        };
-        (Arc::new(active), choice.reasons)
+            reasons: choice.reasons,
+            failed,
+            spare: ArcSwapOption::empty(),
+        })
     }
 }
 
@@ -107,17 +116,10 @@ pub struct Info {
 pub struct Session {
     spec: Spec,
     engine: Option<String>,
-    active: RwLock<Arc<Active>>,
-    /// Another engine, for single requests that are beyond the active one.
-    spare: Mutex<Option<Arc<Active>>>,
-    reasons: Mutex<Vec<Reason>>,
-    failed: Mutex<Vec<Reason>>,
+    /// Without a lock: the child of a fork would wait for whichever thread held it.
+    active: ArcSwap<Active>,
     counters: Counters,
     one_message: OneMessage,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Session {
@@ -140,14 +142,10 @@ impl Session {
         }
         validate(&spec)?;
         let choice = choose::open(&spec, request.engine.as_deref(), &[])?;
-        let (active, reasons) = Active::new(choice, 0);
         Ok(Arc::new(Session {
             spec,
             engine: request.engine,
-            active: RwLock::new(active),
-            spare: Mutex::new(None),
-            reasons: Mutex::new(reasons),
-            failed: Mutex::new(Vec::new()),
+            active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
             one_message: OneMessage::of(algorithm),
         }))
@@ -191,7 +189,9 @@ impl Session {
 
     /// Engine, driver, reasons, counts.
     pub fn info(&self) -> Info {
-        let active = self.active();
+        let active = self.active.load();
+        let spare = active.spare.load();
+        let more = spare.iter().flat_map(|spare| &spare.reasons);
         Info {
             algorithm: self.spec.algorithm,
             engine: active.engine.name(),
@@ -199,7 +199,7 @@ impl Session {
             driver_certain: active.driver_certain,
             hardware: active.hardware,
             fips: active.fips,
-            reasons: lock(&self.reasons).clone(),
+            reasons: active.reasons.iter().chain(more).cloned().collect(),
             tag_size: self.tag_size(),
             digest_size: self.digest_size(),
             key_size: self.spec.key.bytes().map_or(0, <[u8]>::len),
@@ -211,13 +211,6 @@ impl Session {
                 moved: active.generation,
             },
         }
-    }
-
-    fn active(&self) -> Arc<Active> {
-        self.active
-            .read()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone()
     }
 
     /// Counts a request.
@@ -238,28 +231,20 @@ impl Session {
 
     /// Runs `f` on the active engine; moves and repeats when it fails; asks the spare for what is beyond it.
     fn run<T>(&self, mut f: impl FnMut(&Work) -> Result<T>) -> Result<T> {
-        let error = {
-            // The common case holds the lock and copies nothing.
-            let active = self.active.read().unwrap_or_else(|e| e.into_inner());
-            match f(&active.work) {
-                Ok(value) => return Ok(value),
-                Err(error) => (error, active.generation),
-            }
-        };
-        let (mut error, mut generation) = error;
         loop {
+            let active = self.active.load();
+            let error = match f(&active.work) {
+                Err(error) => error,
+                done => return done,
+            };
             match error.kind() {
                 ErrorKind::EngineFailed => {
+                    let generation = active.generation;
+                    drop(active);
                     self.move_on(generation, &error)?;
-                    let active = self.active();
-                    generation = active.generation;
-                    match f(&active.work) {
-                        Ok(value) => return Ok(value),
-                        Err(next) => error = next,
-                    }
                 }
                 ErrorKind::Elsewhere => {
-                    let spare = self.spare(error)?;
+                    let spare = self.spare(&active, &error)?;
                     self.counters.elsewhere.fetch_add(1, Ordering::Relaxed);
                     return f(&spare.work);
                 }
@@ -270,15 +255,10 @@ impl Session {
 
     /// Leaves the engine of `generation` for the next one (unless another thread did already).
     fn move_on(&self, generation: u64, error: &Error) -> Result<()> {
-        let mut active = self.active.write().unwrap_or_else(|e| e.into_inner());
+        let active = self.active.load_full();
         if active.generation != generation {
             return Ok(());
         }
-        let mut failed = lock(&self.failed);
-        failed.push(Reason {
-            engine: active.engine.name(),
-            why: format!("failed under the session ({}): {error}", active.driver),
-        });
         if self.engine.is_some() || self.spec.driver.is_some() {
             return Err(Error::new(
                 ErrorKind::NoEngine,
@@ -288,51 +268,48 @@ impl Session {
                 ),
             ));
         }
-        let choice = self.next(&failed)?;
-        let (fresh, reasons) = Active::new(choice, generation + 1);
-        *lock(&self.reasons) = reasons;
-        *active = fresh;
+        let mut failed = active.failed.clone();
+        failed.push(Reason {
+            engine: active.engine.name(),
+            why: format!("failed under the session ({}): {error}", active.driver),
+        });
+        let choice = choose::open(&self.spec, None, &failed)?;
+        let fresh = Active::new(choice, generation + 1, failed);
+        // Of several threads that found out, the first decides.
+        self.active.compare_and_swap(&active, fresh);
         Ok(())
     }
 
-    fn next(&self, failed: &[Reason]) -> Result<Choice> {
-        choose::open(&self.spec, self.engine.as_deref(), failed)
-    }
-
     /// Another engine for one request that is beyond the active one.
-    fn spare(&self, error: Error) -> Result<Arc<Active>> {
-        let mut spare = lock(&self.spare);
-        if let Some(spare) = spare.as_ref() {
-            return Ok(spare.clone());
+    fn spare(&self, active: &Active, error: &Error) -> Result<Arc<Active>> {
+        if let Some(spare) = active.spare.load_full() {
+            return Ok(spare);
         }
-        let refused =
-            |error: &Error, more: &str| Error::too_large(format!("{}{more}", error.message()));
+        let refused = |more: &str| Error::too_large(format!("{}{more}", error.message()));
         if self.engine.is_some() || self.spec.driver.is_some() {
-            return Err(refused(
-                &error,
-                "; the session was opened for this engine only",
-            ));
+            return Err(refused("; the session was opened for this engine only"));
         }
-        let active = self.active();
-        let mut without = lock(&self.failed).clone();
+        let mut without = active.failed.clone();
         without.push(Reason {
             engine: active.engine.name(),
             why: error.message().to_owned(),
         });
-        let choice = choose::open(&self.spec, None, &without)
-            .map_err(|_| refused(&error, "; and no other engine can do it"))?;
-        let (fresh, _) = Active::new(choice, 0);
-        *spare = Some(fresh.clone());
-        lock(&self.reasons).push(Reason {
-            engine: fresh.engine.name(),
+        let mut choice = choose::open(&self.spec, None, &without)
+            .map_err(|_| refused("; and no other engine can do it"))?;
+        choice.reasons = vec![Reason {
+            engine: choice.engine.name(),
             why: format!("did a request that was beyond {}: {error}", active.driver),
-        });
+        }];
+        let fresh = Active::new(choice, 0, Vec::new());
+        active
+            .spare
+            .compare_and_swap(&None::<Arc<Active>>, Some(fresh.clone()));
         Ok(fresh)
     }
 
     /// Says that the active engine gave a wrong answer: quarantine, and the next one.
     pub fn distrust(&self, why: &str) -> Result<()> {
-        let active = self.active();
+        let active = self.active.load();
         let name = self.spec.algorithm.name;
         selftest::quarantine(active.engine.name(), &active.driver, name, why);
         let error = Error::engine_failed(libc::EIO, why.to_owned());
@@ -656,7 +633,7 @@ impl Session {
             Work::Hashing(hashing) => hashing.begin(),
             _ => Err(self.not_this("digest")),
         })?;
-        Ok((state, self.active().generation))
+        Ok((state, self.active.load().generation))
     }
 
     /// Key wrap.
@@ -740,7 +717,7 @@ impl Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let active = self.active();
+        let active = self.active.load();
         write!(
             f,
             "Session({} by {})",
@@ -1204,7 +1181,7 @@ impl Stream {
                         Work::Cipher(cipher) => cipher.begin(direction, iv),
                         _ => Err(self.session.not_this("stream")),
                     })?;
-                    let generation = self.session.active().generation;
+                    let generation = self.session.active.load().generation;
                     self.state = Some((state, generation));
                     continue;
                 }

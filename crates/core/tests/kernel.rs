@@ -512,12 +512,7 @@ fn a_bad_tag_is_ebadmsg_and_leaves_nothing() {
 
 #[test]
 fn a_hash_in_pieces_is_the_hash_of_the_whole() {
-    for (name, key) in [
-        ("sha256", 0),
-        ("hmac(sha256)", 20),
-        ("cmac(aes)", 16),
-        ("poly1305", 32),
-    ] {
+    for (name, key) in [("sha256", 0), ("hmac(sha256)", 20), ("cmac(aes)", 16)] {
         let Some(session) = open(name, &bytes(key, 19)) else {
             continue;
         };
