@@ -1,0 +1,392 @@
+"""Sessions: who may open one on what, the recipe that a worker gets, and what lives."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptofd.broker import interface, rules
+from cryptofd.broker.audit import Audit
+from cryptofd.broker.backend import Backend, to_base64
+from cryptofd.broker.keys import Caller, Keys, spent
+from cryptofd.broker.packets import Packet
+from cryptofd.broker.policy import Policy, over
+from cryptofd.broker.refusal import invalid, refusal, refused
+from cryptofd.broker.store import Store
+
+_log = logging.getLogger("cryptofd.broker")
+
+#: Uses that are leased for a session when it is opened; the worker asks for more as it needs them.
+LEASE = 64
+
+_HARDWARE = ("any", "prefer", "require", "forbid")
+_PADDING = ("pkcs7", "none")
+
+
+@dataclass(frozen=True)
+class Live:
+    """A session that lives."""
+
+    sid: int
+    uid: int
+    pid: int
+    domain: str
+    algorithm: str
+    #: The id of the version of the key, and the key's name.
+    key: str | None = None
+    name: str | None = None
+    opened: int | None = None
+
+
+@dataclass
+class Sessions:
+    """The sessions of this broker."""
+
+    store: Store
+    policy: Policy
+    audit: Audit
+    backend: Backend
+    keys: Keys
+    live: dict[int, Live] = field(default_factory=dict)
+    opened: int = 0
+    _of_uid: Counter[int] = field(default_factory=Counter)
+    _opening: Counter[int] = field(default_factory=Counter)
+    #: Sessions that ended before we heard of them: their notices overtook the answers.
+    _over: set[int] = field(default_factory=set)
+
+    async def recover(self) -> None:
+        """Learn of the sessions that a broker before this one opened."""
+        answer = await self.backend.ask_supervisor("sessions")
+        for values in answer.list("sessions"):
+            with contextlib.suppress(OSError):
+                one = Packet(values if isinstance(values, dict) else {})
+                recipe = Packet(one.object("recipe_public"))
+                who = Packet(recipe.object("who"))
+                key = recipe.fields.get("key")
+                about = key if isinstance(key, dict) else {}
+                stored = self.store.get(str(about.get("id")))
+                self._begin(
+                    Live(
+                        one.integer("sid"),
+                        who.integer("uid"),
+                        who.integer("pid"),
+                        one.text("domain", 256),
+                        recipe.text("algorithm", 128),
+                        None if stored is None else stored.id,
+                        None if stored is None else stored.name,
+                    )
+                )
+
+    async def open(
+        self,
+        caller: Caller,
+        *,
+        key: str | None,
+        algorithm: str | None,
+        version: int | None,
+        options: interface.SessionOptions | None,
+        usage: list[str] | None,
+    ) -> tuple[int, int]:
+        """A session's number and descriptor."""
+        if key is None:
+            if algorithm is None or usage is not None or version is not None:
+                raise invalid(
+                    "name a key, or an algorithm that takes none (then no usage, version)"
+                )
+            self._keyless(algorithm)
+            return await self._open(caller, {"key": None, "blob": None, "public": None}, algorithm,
+                                    [], options, None)  # fmt: skip
+        stored = self.keys.find(caller, key, "use", version)
+        self.keys.check_time(stored)
+        own = stored.attributes["algorithm"]
+        granted = self._usage(stored.attributes, stored.current, usage, algorithm or own)
+        if algorithm is None:
+            algorithm = own
+        elif algorithm != own and granted != ["digest"]:
+            raise refused(f"{stored.name} is bound to {own}; it does not serve {algorithm}")
+        if not granted:
+            what = ", ".join(stored.attributes["usage"])
+            if stored.current:
+                raise refused(
+                    f"{stored.name} does nothing in a session: it may {what}; wrap, unwrap and "
+                    "derive are calls of the broker"
+                )
+            raise refusal(
+                errno.EKEYREVOKED,
+                f"{stored.name} version {stored.version} is old and may {what}: nothing is left; "
+                "leave the version out for the newest",
+            )
+        self.policy.require(caller.peer, algorithm=own, bits=stored.attributes["bits"])
+        if options is not None and options.tag_size not in (None, stored.attributes["tag_size"]):
+            raise refused(f"the tag size belongs to {stored.name}: it is fixed when a key is made")
+        lease = None
+        material: dict[str, Any] = {
+            "key": stored.attributes,
+            "blob": to_base64(stored.blob),
+            "public": None if stored.public is None else to_base64(stored.public),
+        }
+        if stored.current and "decrypt" in granted:
+            # What an old version sealed is unsealed through the session on the newest.
+            material["older"] = [
+                {"key": old.attributes, "blob": to_base64(old.blob)}
+                for old in self.store.versions(stored.owner, stored.label)
+                if not old.current
+            ]
+        if stored.attributes["uses"] is not None:
+            uses = self.store.lease(stored.id, LEASE)
+            if not uses:
+                raise spent(stored)
+            lease = {"key": stored.id, "uses": uses}
+        return await self._open(
+            caller, material, algorithm, granted, options, lease, stored.id, stored.name
+        )
+
+    async def hand_over(
+        self,
+        caller: Caller,
+        *,
+        algorithm: str,
+        fd: int,
+        options: interface.SessionOptions | None,
+    ) -> tuple[int, int]:
+        """A session on a raw key, which lives as long as the session."""
+        if caller.narrowed is not None:
+            raise refused("this connection was narrowed: it takes no key of its own")
+        self.policy.require(caller.peer, algorithm=algorithm)
+        attributes = self.keys.attributes(
+            caller.peer.owner,
+            "handed-over",
+            algorithm,
+            bits=None,
+            usage=self._everything(algorithm),
+            origin="imported",
+            lasting="session",
+        )
+        answer = await self.backend.ask(
+            self.policy.domain(caller.peer), "import", (fd,), attributes=attributes
+        )
+        made = answer.object("attributes")
+        bits = made.get("bits")
+        if type(bits) is not int or bits <= 0:
+            raise refusal(errno.EIO, "the worker's key has no size")
+        self.policy.require(caller.peer, algorithm=algorithm, bits=bits)
+        material = {"key": made, "blob": answer.text("blob"), "public": answer.fields.get("public")}
+        return await self._open(
+            caller, material, algorithm, attributes["usage"], options, None, raw=True
+        )
+
+    async def _open(
+        self,
+        caller: Caller,
+        material: dict[str, Any],
+        algorithm: str,
+        usage: list[str],
+        options: interface.SessionOptions | None,
+        lease: dict[str, Any] | None,
+        key: str | None = None,
+        name: str | None = None,
+        raw: bool = False,
+    ) -> tuple[int, int]:
+        peer = caller.peer
+        asked = self._options(caller, algorithm, options)
+        numbers = self.policy.numbers(peer)
+        if self._of_uid[peer.uid] + self._opening[peer.uid] >= numbers.sessions:
+            raise over("sessions", numbers.sessions, "close some (cryptofd sessions)")
+        domain = self.policy.domain(peer)
+        recipe = {
+            **material,
+            "algorithm": algorithm,
+            "usage": usage,
+            "session": asked,
+            "lease": lease,
+            "limits": {"in_flight": numbers.in_flight, "ring": numbers.ring},
+            "who": {"uid": peer.uid, "pid": peer.pid},
+            "raw": raw,
+        }
+        self._opening[peer.uid] += 1
+        try:
+            sid, fd = await self.backend.session(domain, recipe)
+        finally:
+            self._opening[peer.uid] -= 1
+            if not self._opening[peer.uid]:
+                del self._opening[peer.uid]
+        try:
+            # No line, no session.
+            self.audit.write(
+                "open", uid=peer.uid, pid=peer.pid, unit=peer.unit, session=sid, key=name, id=key,
+                algorithm=algorithm, usage=usage, engine=asked.get("engine"),
+            )  # fmt: skip
+            if key is not None and self.store.get(key) is None:
+                raise refusal(errno.EKEYREVOKED, f"{name} was deleted meanwhile")
+        except BaseException:
+            os.close(fd)
+            await self._close(sid)
+            raise
+        self.opened += 1
+        self._begin(Live(sid, peer.uid, peer.pid, domain, algorithm, key, name, int(time.time())))
+        return sid, fd
+
+    def _usage(
+        self,
+        attributes: Mapping[str, Any],
+        current: bool,
+        asked: list[str] | None,
+        algorithm: str,
+    ) -> list[str]:
+        """What the session may do: what the key may, as far as asked and as its version still does."""
+        may = set(attributes["usage"]) - rules.WRAPPING - {"derive"}
+        if algorithm != attributes["algorithm"]:
+            # The key as what a hash takes in (NCR's HASHABLE).
+            hashes = rules.family(algorithm).kind in ("hash", "xof")
+            may &= {"digest"} if hashes else set()
+        elif asked is None:
+            may.discard("digest")
+        if not current:
+            may &= rules.OLD_VERSION
+        if asked is not None:
+            wanted = set(asked)
+            if beyond := wanted - set(attributes["usage"]):
+                raise refused(
+                    f"the key may not {', '.join(sorted(beyond))[:128]}, but "
+                    f"{', '.join(attributes['usage'])}"
+                )
+            may &= wanted
+        return sorted(may)
+
+    def _keyless(self, algorithm: str) -> None:
+        of = rules.family(algorithm)
+        if of.kind not in ("hash", "xof", "rng"):
+            raise invalid(f"{algorithm} needs a key: name one, or hand one over")
+
+    def _everything(self, algorithm: str) -> list[str]:
+        """All that a key of one's own may do in a session: its holder could do it without us."""
+        of = rules.family(algorithm)
+        usage = {
+            "aead": ["encrypt", "decrypt", rules.CALLER_IV],
+            "cipher": ["encrypt", "decrypt", rules.CALLER_IV],
+            "mac": ["sign", "verify"],
+            "kdf": ["derive", "derive-bytes"],
+            "streaming": ["encrypt", "decrypt"],
+            "rsa": ["encrypt", "decrypt", "sign", "sign-digest", "verify"],
+            "signature": ["sign", "sign-digest", "verify"],
+            "message-signature": ["sign", "verify"],
+            "agreement": ["derive", "derive-bytes"],
+            "kem": ["derive", "derive-bytes"],
+        }.get(of.kind)
+        if usage is None:
+            raise invalid(
+                f"a key of {algorithm} cannot be handed over: it does nothing in a session"
+            )
+        return usage
+
+    def _options(
+        self, caller: Caller, algorithm: str, given: interface.SessionOptions | None
+    ) -> dict[str, Any]:
+        options = given or interface.SessionOptions()
+        asked = {name: value for name, value in vars(options).items() if value is not None}
+        for name, choices in (("hardware", _HARDWARE), ("padding", _PADDING)):
+            if name in asked and asked[name] not in choices:
+                raise invalid(f"{name} is one of {', '.join(choices)}")
+        for name in ("tag_size", "digest_size"):
+            if name in asked and not 0 < asked[name] <= 1 << 20:
+                raise invalid(f"{name} is a number of bytes")
+        for name in ("engine", "driver"):
+            if name in asked and not (0 < len(asked[name]) <= 128 and asked[name].isprintable()):
+                raise invalid(f"{name} is a name")
+        peer = caller.peer
+        hardware = asked.get("hardware") in ("prefer", "require")
+        self.policy.require(
+            peer, algorithm=algorithm, engine=asked.get("engine"), hardware=hardware
+        )
+        return {**asked, **self.policy.narrowing(peer, asked)}
+
+    # What lives
+
+    def _begin(self, one: Live) -> None:
+        if one.sid in self._over:
+            self._over.discard(one.sid)
+            return
+        self.live[one.sid] = one
+        self._of_uid[one.uid] += 1
+
+    def ended(self, sid: int) -> None:
+        """The last descriptor of a session was closed, or its domain given up."""
+        one = self.live.pop(sid, None)
+        if one is None:
+            # Only while an answer may still come.
+            if self._opening and len(self._over) < 4096:
+                self._over.add(sid)
+            return
+        self._of_uid[one.uid] -= 1
+        if not self._of_uid[one.uid]:
+            del self._of_uid[one.uid]
+
+    def lease(self, domain: str, key: str, uses: int) -> int:
+        """More uses for a worker: only of keys that its domain has a session on."""
+        if not any(one.key == key and one.domain == domain for one in self.live.values()):
+            raise refusal(errno.EPERM, "this domain has no session on that key")
+        return self.store.lease(key, min(max(uses, 0), 1 << 16))
+
+    async def end_on(self, key: str) -> None:
+        """End all sessions on a version of a key."""
+        for one in [one for one in self.live.values() if one.key == key]:
+            await self._close(one.sid)
+
+    async def close(self, caller: Caller, sid: int) -> None:
+        """End a session of the caller's own, or any for an administrator."""
+        await self._mine(caller, sid)
+        self.audit.write("close", uid=caller.peer.uid, pid=caller.peer.pid, session=sid)
+        await self._close(sid)
+
+    async def move(self, caller: Caller, sid: int, engine: str) -> None:
+        """Serve a session by another engine."""
+        one = await self._mine(caller, sid)
+        self.policy.require(caller.peer, algorithm=one.algorithm, engine=engine)
+        await self.backend.ask_supervisor("move", sid=sid, engine=engine)
+        self.audit.write(
+            "move", uid=caller.peer.uid, pid=caller.peer.pid, session=sid, engine=engine
+        )
+
+    async def _mine(self, caller: Caller, sid: int) -> Live:
+        one = self.live.get(sid)
+        mine = one is not None and one.uid == caller.peer.uid and caller.narrowed is None
+        if one is None or not (
+            mine or (caller.narrowed is None and self.policy.admin(caller.peer))
+        ):
+            raise invalid(f"{caller.peer} has no session {sid}; cryptofd sessions lists them")
+        return one
+
+    async def _close(self, sid: int) -> None:
+        try:
+            await self.backend.ask_supervisor("close", sid=sid)
+        except OSError as error:
+            _log.warning("session %d: %s", sid, error.strerror)
+
+    def listed(self, caller: Caller, all_of_them: bool) -> list[interface.Session]:
+        """The caller's sessions, or all of them."""
+        if all_of_them and not self.policy.admin(caller.peer):
+            raise refused(
+                f"only an administrator sees the sessions of others; {caller.peer} is none"
+            )
+        return [
+            interface.Session(
+                one.sid, one.uid, one.pid, one.domain, one.algorithm, one.name, one.opened
+            )
+            for one in self.live.values()
+            if all_of_them or one.uid == caller.peer.uid
+        ][:PAGE]
+
+    def count(self) -> int:
+        """How many live."""
+        return len(self.live)
+
+
+#: Sessions of one answer.
+PAGE = 256
