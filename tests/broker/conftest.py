@@ -7,29 +7,37 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.importorskip("asyncvarlink", reason="the broker needs the extra broker: pip install cryptofd[broker]")
+pytest.importorskip(
+    "asyncvarlink", reason="the broker needs the extra broker: pip install cryptofd[broker]"
+)
 
-from varlink_client import Client
 from fake_supervisor import Supervisor
+from varlink_client import Client
+
+
+def _started(folder: pathlib.Path) -> Supervisor:
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "policy").mkdir(mode=0o755)
+    one = Supervisor(
+        folder / "state",
+        folder / "broker",
+        CRYPTOFD_POLICY=str(folder / "policy" / "policy.toml"),
+    )
+    one.start()
+    return one
 
 
 @pytest.fixture
 def supervisor(tmp_path: pathlib.Path) -> Iterator[Supervisor]:
-    """A broker that runs, with no policy but the built-in one."""
-    state = tmp_path / "state"
-    state.mkdir(mode=0o700)
-    one = Supervisor(
-        state, tmp_path / "broker", CRYPTOFD_POLICY=str(tmp_path / "policy" / "policy.toml")
-    )
-    (tmp_path / "policy").mkdir(mode=0o755)
-    one.start()
+    """A broker of the test's own, with no policy but the built-in one."""
+    one = _started(tmp_path)
     yield one
     one.close()
 
 
 @pytest.fixture
 def connect(supervisor: Supervisor) -> Iterator[Callable[[], Client]]:
-    """Makes connections."""
+    """Makes connections to it."""
     made: list[Client] = []
 
     def one() -> Client:
@@ -42,7 +50,23 @@ def connect(supervisor: Supervisor) -> Iterator[Callable[[], Client]]:
         client.close()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """A broker for all tests of a module that leave nothing but keys."""
+    one = _started(tmp_path_factory.mktemp("broker"))
+    yield one
+    one.close()
+
+
 @pytest.fixture
-def broker(connect: Callable[[], Client]) -> Client:
-    """A connection."""
-    return connect()
+def broker(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A connection to the test's own broker if it has one, else to a shared one without keys."""
+    own = {"supervisor", "connect"} & set(request.fixturenames)
+    name = "supervisor" if own else "shared"
+    with Client(request.getfixturevalue(name).path) as client:
+        yield client
+    if not own:
+        with Client(request.getfixturevalue(name).path) as client:
+            while keys := client.call("ListKeys", all=True)["keys"]:
+                for label in {key["label"] for key in keys}:
+                    client.call("DeleteKey", key=label)

@@ -7,7 +7,9 @@ from typing import Any
 from cryptofd.broker import rules
 
 
-def _entry(name: str, bits: tuple[int, int], operations: list[str], strength: int, **more: Any) -> Any:
+def _entry(
+    name: str, bits: tuple[int, int], operations: list[str], strength: int, **more: Any
+) -> Any:
     low, high = bits
     return {
         "name": name,

@@ -41,25 +41,29 @@ class Fault(Exception):
 
 
 class Wrapped:
-    """The blobs of the contract: AES-256-GCM-SIV with the canonical attributes as associated data."""
+    """The blobs of the contract: AES-256-GCM-SIV over canonical attributes."""
 
-    def __init__(self, kek: bytes) -> None:
-        self.kek = kek
+    def __init__(self) -> None:
+        self.keks: dict[int, bytes] = {}
 
     def wrap(self, attributes: dict[str, Any], key: bytes) -> bytes:
         nonce = os.urandom(12)
-        with cryptofd.open("gcm-siv(aes)", key=self.kek) as fd:
+        number = max(self.keks)
+        with cryptofd.open("gcm-siv(aes)", key=self.keks[number]) as fd:
             box = fd.encrypt(key, iv=nonce, aad=canonical(attributes).encode())
-        return b"CFK1" + (1).to_bytes(4, "little") + nonce + box
+        return b"CFK1" + number.to_bytes(4, "little") + nonce + box
 
     def unwrap(self, attributes: dict[str, Any], blob: bytes) -> bytes:
         if blob[:4] != b"CFK1":
             raise Fault(errno.EBADMSG, "no blob")
+        kek = self.keks[int.from_bytes(blob[4:8], "little")]
         try:
-            with cryptofd.open("gcm-siv(aes)", key=self.kek) as fd:
+            with cryptofd.open("gcm-siv(aes)", key=kek) as fd:
                 return fd.decrypt(blob[20:], iv=blob[8:20], aad=canonical(attributes).encode())
         except OSError as error:
-            raise Fault(error.errno or errno.EBADMSG, "the blob is not of these attributes") from None
+            raise Fault(
+                error.errno or errno.EBADMSG, "the blob is not of these attributes"
+            ) from None
 
 
 def _pair(algorithm: str, bits: int) -> Any:
@@ -80,9 +84,7 @@ def _der(private: Any) -> tuple[bytes, bytes]:
 
     return (
         private.private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption()),
-        private.public_key().public_bytes(
-            s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo
-        ),
+        private.public_key().public_bytes(s.Encoding.DER, s.PublicFormat.SubjectPublicKeyInfo),
     )
 
 
@@ -134,7 +136,9 @@ class Keys:
     def generate(self, asked: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         attributes = asked["attributes"]
         if attributes["type"] == "pair":
-            return self._keep(attributes, _der(_pair(attributes["algorithm"], attributes["bits"]))[0])
+            return self._keep(
+                attributes, _der(_pair(attributes["algorithm"], attributes["bits"]))[0]
+            )
         return self._keep(attributes, os.urandom(attributes["bits"] // 8))
 
     def __getattr__(self, name: str) -> Any:
@@ -187,7 +191,11 @@ class Keys:
         return len(text).to_bytes(4, "little") + text + nonce + box
 
     def unwrap(self, asked: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-        kek, data, form = self._key(asked["by"]), base64.b64decode(asked["wrapped"]), asked["format"]
+        kek, data, form = (
+            self._key(asked["by"]),
+            base64.b64decode(asked["wrapped"]),
+            asked["format"],
+        )
         attributes = dict(asked["attributes"])
         try:
             if form in ("kw", "kwp"):
@@ -267,7 +275,7 @@ class Supervisor:
         #: Changes an answer of a worker's.
         self.lie: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _, answer: answer
         self.keks: list[Any] = []
-        self.keys = Keys(Wrapped(bytes(32)))
+        self.keys = Keys(Wrapped())
         self.broker: subprocess.Popen[bytes] | None = None
         self.log = state.parent / "broker.log"
         self._sids = 0
@@ -447,7 +455,8 @@ class Supervisor:
             return {"workers": listed, "supervisor": os.getpid(), "listening": []}, fds
         if op == "kek":
             self.keks = [(one, os.pread(packet.fds[one["fd"]], 64, 0)) for one in asked["keks"]]
-            self.keys.wrapped.kek = self.keks[-1][1][-32:]
+            for said, entry in self.keks:
+                self.keys.wrapped.keks[said["number"]] = entry[-32:]
             return {}, []
         if op == "worker":
             worker = self.workers.get(asked["domain"]) or self._new_worker(asked["domain"], 1)
@@ -487,6 +496,8 @@ class Supervisor:
         return {"sid": sid}, [theirs]
 
     def _end(self, sid: int) -> None:
+        if sid not in self.sessions:
+            return
         sock, _, _ = self.sessions.pop(sid)
         self._selector.unregister(sock)
         sock.close()
@@ -495,6 +506,9 @@ class Supervisor:
                 self._send(self._control, {"event": "ended", "sid": sid})
 
     def _from_channel(self, worker: Worker) -> None:
+        if worker.end.fileno() < 0:
+            # It died by what was done just before.
+            return
         try:
             packet = packets.receive(worker.end)
         except OSError:

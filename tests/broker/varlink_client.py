@@ -71,12 +71,12 @@ class Client:
         return fd
 
     def generate(self, label: str, algorithm: str = "gcm(aes)", **more: Any) -> dict[str, Any]:
-        key: dict[str, Any] = self.call("GenerateKey", label=label, algorithm=algorithm, **more)["key"]
+        key: dict[str, Any] = self.call("GenerateKey", label=label, algorithm=algorithm, **more)[
+            "key"
+        ]
         return key
 
-    def import_key(
-        self, label: str, algorithm: str, key: bytes, **more: Any
-    ) -> dict[str, Any]:
+    def import_key(self, label: str, algorithm: str, key: bytes, **more: Any) -> dict[str, Any]:
         reading, writing = os.pipe()
         os.write(writing, key)
         os.close(writing)

@@ -1,7 +1,7 @@
 """The audit: a JSON object a line, each with a MAC whose key is gone when the line is written.
 
-MAC n = HMAC-SHA256(key n, MAC n-1 ‖ line n), key n+1 = HMAC-SHA256(key n, "cryptofd audit next")
-(Bellare and Yee, "Forward integrity for secure audit logs", 1997). Whoever takes the state can
+MAC n = HMAC-SHA256(key n, MAC n-1 ‖ line n), key n+1 = HMAC-SHA256(key n, "cryptofd audit next"),
+after Bellare and Yee, "Forward integrity for secure audit logs", 1997. Whoever takes the state can
 write lines from then on, but change none before. Checking needs key 0, which the administrator keeps
 elsewhere; that nothing is missing at the end needs a head (number and MAC) that went elsewhere too.
 """
@@ -26,6 +26,8 @@ _NEXT = b"cryptofd audit next"
 _STATE = 8 + 32 + 32
 #: Bytes of a line.
 _LONGEST = 16384
+#: Bytes of the lines of one answer.
+_PAGE = 49152
 _START = bytes(32)
 
 
@@ -92,7 +94,9 @@ class Audit:
     def write(self, event: str, **what: Any) -> None:
         """Append a line. OSError if it did not reach the file: then do not do what it says."""
         entry = {"n": self._number + 1, "t": round(time.time(), 3), "event": event, **what}
-        line = json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
+        # A lone surrogate, which UTF-8 does not have, becomes JSON's own escape.
+        line = text.encode("utf-8", "backslashreplace")
         if len(line) > _LONGEST:
             raise refusal(errno.EMSGSIZE, f"an audit line of more than {_LONGEST} bytes")
         mac, key = _step(self._key, self._mac, line)
@@ -240,21 +244,25 @@ def verify(path: pathlib.Path, key: bytes, heads: list[Head] | None = None) -> V
                 return bad("it was changed, moved, or one before it is gone")
             if _number_of(line) != number + 1:
                 return bad("its number is not the next")
-            number, mac = number + 1, made
-            head = wanted.pop(number, None)
-            if head is not None and head.mac != mac.hex():
+            head = wanted.pop(number + 1, None)
+            if head is not None and head.mac != made.hex():
                 return bad("it is not the line of which the head was kept")
+            number, mac = number + 1, made
     verdict = Verdict(number, Head(number, mac.hex()))
     verdict.missing = [f"line {n} is gone: a head of it was kept" for n in sorted(wanted) if n]
     return verdict
 
 
 def page(path: pathlib.Path, after: int, most: int) -> list[str]:
-    """Up to ``most`` lines with numbers beyond ``after``."""
+    """Up to ``most`` lines with numbers beyond ``after``, as many as an answer takes."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        found = []
+        found: list[str] = []
+        size = 0
         for line in _lines_after(fd, after):
+            size += len(line)
+            if found and size > _PAGE:
+                break
             found.append(line.decode("utf-8", "replace"))
             if len(found) >= most:
                 break

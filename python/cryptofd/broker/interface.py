@@ -385,7 +385,7 @@ class Broker(VarlinkInterface, name=NAME):
 
     @varlinkmethod(return_parameter="keys")
     async def ListKeys(self, *, all: bool = False, after: str | None = None) -> list[Key]:
-        """Up to 200 keys that the caller may use, in order of their ids, after that id."""
+        """A page of the keys that the caller may use: in order of their ids, after that id."""
         answer: list[Key] = await self._call("list_keys", all=all, after=after)
         return answer
 
@@ -549,6 +549,15 @@ class Broker(VarlinkInterface, name=NAME):
     async def Backup(self, *, fd: FileDescriptor) -> None:
         """Write a consistent copy of the store; keys stay wrapped. Administrators only."""
         await self._call("backup", fd=fd)
+
+    @varlinkmethod(return_parameter="rewrapped")
+    async def RotateKek(self, *, source: str = "file") -> int:
+        """Bring all keys under a new key-encryption key. Administrators only.
+
+        Sources: file, credential:NAME, keyring:SERIAL. The old one stays known: backups need it.
+        """
+        answer: int = await self._call("rotate_kek", source=source)
+        return answer
 
     @varlinkmethod(return_parameter="restored")
     async def Restore(self, *, fd: FileDescriptor) -> int:

@@ -87,7 +87,8 @@ def opened(source: Source, state: pathlib.Path, passphrase: int | None = None) -
     if source.kind == "passphrase":
         if passphrase is None:
             raise refusal(
-                errno.ENOKEY, "the store is under a passphrase: give it by cryptofd broker unlock"
+                errno.ENOKEY,
+                "the store is under a passphrase: name its descriptor in CRYPTOFD_PASSPHRASE_FD",
             )
         return os.dup(passphrase)
     if source.kind == "credential":

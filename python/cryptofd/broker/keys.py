@@ -25,8 +25,10 @@ from cryptofd.broker.refusal import invalid, refusal, refused
 from cryptofd.broker.store import Store, Stored
 from cryptofd.broker.who import Peer
 
-#: Keys of one answer to ListKeys: it stays below the cap of a message.
+#: Keys of one answer to ListKeys, and about how many bytes: it stays below the cap of a message.
 PAGE = 50
+_PAGE_BYTES = 49152
+_KEY_BYTES = 700
 #: Bytes of a wrapped key, a blob, a public key.
 _LARGEST = 65536
 #: Versions of one key: the first byte of a sealed box.
@@ -79,7 +81,6 @@ class Keys:
     ) -> Stored:
         """The key, if the caller has ``right`` on it. ENOKEY if it may not even know of it."""
         owner, label = self.name(caller, reference)
-        self.policy.refresh()
         rights = self.policy.rights(caller.peer, owner, label)
         stored = self.store.find(owner, label, version)
         hidden = caller.narrowed is not None and (owner, label) not in caller.narrowed
@@ -125,8 +126,8 @@ class Keys:
         if not stored.current and usage not in rules.OLD_VERSION:
             raise refusal(
                 errno.EKEYREVOKED,
-                f"{stored.name} version {stored.version} is old: it may decrypt, verify and unwrap; "
-                "leave the version out for the newest",
+                f"{stored.name} version {stored.version} is old: it may decrypt, verify and "
+                "unwrap; leave the version out for the newest",
             )
 
     # Making
@@ -203,8 +204,9 @@ class Keys:
             raise invalid(f"{expires} is not a second between now and the year 9999")
         if uses is not None and not 0 < uses < 1 << 53:
             raise invalid("a use limit is 1 or more")
-        if tag_size is not None and of.kind != "aead":
-            raise invalid(f"{algorithm} has no tag size that belongs to the key")
+        if tag_size is not None and (of.kind != "aead" or tag_size not in of.tags):
+            sizes = ", ".join(map(str, of.tags)) if of.kind == "aead" else "none"
+            raise invalid(f"{algorithm} has no tag of {tag_size} bytes for a key; of {sizes}")
         return {
             "id": uuid.uuid4().hex,
             "label": label,
@@ -445,7 +447,7 @@ class Keys:
         stored = self.find(caller, reference, "manage", version)
         if not stored.attributes["exportable"]:
             raise refused(
-                f"{stored.name} is not exportable; wrap it, or make an exportable key from the start"
+                f"{stored.name} is not exportable; wrap it, or make an exportable key at first"
             )
         self.check_time(stored)
         self._log(caller, "export", stored)
@@ -469,12 +471,14 @@ class Keys:
         self.check_time(stored)
         if not stored.attributes["wrappable"]:
             raise refused(f"{stored.name} is not wrappable; that is said when a key is made")
+        if stored.attributes["uses"] is not None:
+            raise refused(f"{stored.name} has a use limit: a copy of it would count anew")
         if stored.id == kek.id:
             raise refused(f"{kek.name} cannot wrap itself")
         if not stored.attributes["exportable"] and not kek.attributes["trusted"]:
             raise refused(
-                f"{stored.name} is not exportable, and {kek.name} is not trusted: whoever knows the "
-                "wrapping key would have it; an administrator may trust it (cryptofd key trust)"
+                f"{stored.name} is not exportable, and {kek.name} is not trusted: whoever knows "
+                "the wrapping key would have it; an administrator may trust it (cryptofd key trust)"
             )
         if _strength(kek) < _strength(stored):
             raise refused(
@@ -612,8 +616,8 @@ class Keys:
 
     def listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[interface.Key]:
         """Keys that the caller may use, in order of their ids."""
-        self.policy.refresh()
         found: list[interface.Key] = []
+        size = 0
         for one in self.store:
             if after is not None and one.id <= after:
                 continue
@@ -623,6 +627,9 @@ class Keys:
                 continue
             if not self.policy.rights(caller.peer, one.owner, one.label):
                 continue
+            size += _KEY_BYTES + 4 * len(one.public or b"") // 3
+            if found and size > _PAGE_BYTES:
+                break
             found.append(self.describe(one))
             if len(found) >= PAGE:
                 break

@@ -87,7 +87,7 @@ class Packet:
 
 def encode(fields: dict[str, Any]) -> tuple[bytes, int | None]:
     """The packet's bytes, and a sealed memfd if the object does not fit."""
-    data = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    data = json.dumps(fields, separators=(",", ":")).encode()
     if len(data) <= PACKET:
         return data, None
     if len(data) > ATTACHED:
@@ -189,6 +189,7 @@ class Channel:
         self._notice = notice
         self._lost = lost
         self._ids = 0
+        self._writing = False
         self._pending: dict[int, asyncio.Future[Packet]] = {}
         # Bytes, descriptors, and those of them that are ours to close.
         self._queue: collections.deque[tuple[bytes, list[int], list[int]]] = collections.deque()
@@ -268,7 +269,9 @@ class Channel:
                 else:
                     self._sock.send(data, socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                self._loop.add_writer(self._sock, self._writable)
+                if not self._writing:
+                    self._writing = True
+                    self._loop.add_writer(self._sock, self._writable)
                 return
             except OSError:
                 self.close()
@@ -276,7 +279,9 @@ class Channel:
             self._queue.popleft()
             for fd in owned:
                 os.close(fd)
-        self._loop.remove_writer(self._sock)
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._sock)
 
     def _readable(self) -> None:
         try:

@@ -322,7 +322,7 @@ def owner_of(text: str) -> str:
 
 
 def system_level() -> Level | None:
-    """The level of the system's crypto-policies, FIPS if the kernel says so; None without either."""
+    """The level of the system's crypto-policies, or FIPS if the kernel says so."""
     try:
         if _FIPS_ENABLED.read_text().strip() == "1":
             return LEVELS["FIPS"]
@@ -342,7 +342,7 @@ def system_level() -> Level | None:
 
 
 class Policy:
-    """The policy in force, of files that are looked at again before each decision."""
+    """The policy in force, of files that are looked at again before each call."""
 
     def __init__(
         self, sources: Sequence[pathlib.Path], *, administrators: Iterable[int] = (0,)
@@ -459,7 +459,6 @@ class Policy:
         direct: bool = False,
     ) -> Answer:
         """Decide, and say which rules spoke. ``key`` is owner and label."""
-        self.refresh()
         answer = Answer()
         speaking = self._rules(peer)
         if self._closed and not self.admin(peer):

@@ -86,6 +86,8 @@ class Family:
     weak: str | None
     fips: bool
     one_time: bool = False
+    #: Bytes of an AEAD's tag.
+    tags: tuple[int, ...] = ()
 
     @property
     def pair(self) -> bool:
@@ -125,6 +127,7 @@ def family(name: str) -> Family:
         entry["weak"],
         entry["fips"],
         bool(entry.get("one_time_key")),
+        tuple(entry.get("tag_sizes") or ()),
     )
 
 

@@ -250,6 +250,8 @@ class Server:
     async def call(self, caller: Caller, method: str, **asked: Any) -> Any:
         """Do one call; every refusal is counted, and logged as far as one uid may fill the log."""
         self.calls[method] += 1
+        # Each call is decided by the files as they are when it comes.
+        self.policy.refresh()
         try:
             return await getattr(self, f"_do_{method}")(caller, **asked)
         except OSError as error:
@@ -365,7 +367,7 @@ class Server:
             "workers": workers,
             "sessions": self.sessions.count(),
             "keys": len(self.store),
-            "problems": problems,
+            "problems": [problem[:300] for problem in problems[:20]],
             "policy": ", ".join(str(path) for path in self.policy.sources if path.exists())
             or "built in",
             "level": self.policy.level,
@@ -449,6 +451,22 @@ class Server:
         self.audit.write("backup", uid=caller.peer.uid, pid=caller.peer.pid, keys=len(self.store))
         await asyncio.to_thread(_write_all, os.dup(fd.fileno()), data)
 
+    async def _do_rotate_kek(self, caller: Caller, source: str) -> int:
+        self._administrator(caller, "rotates the key-encryption key")
+        found = kek.sources(self.store)
+        new = kek.new_source(found[-1].number + 1, source)
+        if new.kind == "passphrase":
+            raise invalid("a passphrase is given when the broker starts; begin a store with it")
+        if new.kind == "file":
+            kek.make(self.config.state, new.about["name"], new.number)
+        # Known before it is used: a death after this line loses no key.
+        kek.keep(self.store, [*found, new])
+        await self._send_keks([*found, new])
+        self.audit.write(
+            "rotate-kek", uid=caller.peer.uid, pid=caller.peer.pid, number=new.number, source=source
+        )
+        return await self.keys.rewrap_all()
+
     async def _do_restore(self, caller: Caller, fd: FileDescriptor) -> int:
         self._administrator(caller, "restores a store")
         data = await asyncio.to_thread(_read_all, os.dup(fd.fileno()))
@@ -465,7 +483,6 @@ class Server:
         return count
 
     def _administrator(self, caller: Caller, does: str) -> None:
-        self.policy.refresh()
         if caller.narrowed is not None or not self.policy.admin(caller.peer):
             raise refused(f"only an administrator {does}; {caller.peer} is none")
 

@@ -240,7 +240,7 @@ class Sessions:
         asked: list[str] | None,
         algorithm: str,
     ) -> list[str]:
-        """What the session may do: what the key may, as far as asked and as its version still does."""
+        """What the session may do: what the key may, as far as asked and its version still does."""
         may = set(attributes["usage"]) - rules.WRAPPING - {"derive"}
         if algorithm != attributes["algorithm"]:
             # The key as what a hash takes in (NCR's HASHABLE).

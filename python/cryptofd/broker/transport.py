@@ -71,10 +71,15 @@ class FairTransport(VarlinkTransport):
         self._begun = bytearray()
         self._begun_fds: list[int] = []
         self._deadline: asyncio.TimerHandle | None = None
+        self._busy = False
         self._read_again = False
 
     def _turn(self) -> None:
         if self._recvfd is None or self._closing:
+            return
+        if self._busy:
+            # Only now, for most clients wait for their answer: it saves two calls a message.
+            super().pause_reading()
             return
         try:
             # Looking first, so that no byte of the next message, and no descriptor of it, is taken.
@@ -128,7 +133,7 @@ class FairTransport(VarlinkTransport):
         fds, self._begun_fds = self._begun_fds, []
         owned = FileDescriptorArray(_HOLDER, fds) if fds else None
         # The protocol resumes when it is done with this one.
-        self.pause_reading()
+        self._busy = True
         try:
             self._protocol.message_received(message, owned)
         finally:
@@ -150,17 +155,38 @@ class FairTransport(VarlinkTransport):
 
     # A client that does not read its answers is not read either: what waits is one answer.
 
-    def _resume_reading(self) -> None:
+    def pause_reading(self) -> None:
+        """No message until resume_reading()."""
+        self._busy = True
+
+    def resume_reading(self) -> None:
+        """Messages again, as soon as no answer waits to be read."""
         if self._sendqueue:
             self._read_again = True
             return
-        super()._resume_reading()
+        self._busy = False
+        super().resume_reading()
+
+    def send_message(self, data: bytes, fds: list[int] | None = None) -> asyncio.Future[None]:
+        """At once if there is room: most answers need no turn of the loop."""
+        if self._closing or self._sendfd is None or self._sendqueue:
+            return super().send_message(data, fds)
+        try:
+            sent = self._do_write([data], fds or [])
+        except OSError:
+            # For want of room or for good: the slow way finds out.
+            return super().send_message(data, fds)
+        if sent < len(data):
+            return super().send_message(data[sent:])
+        done: asyncio.Future[None] = self._loop.create_future()
+        done.set_result(None)
+        return done
 
     def _handle_write(self) -> None:
         super()._handle_write()
         if self._read_again and not self._sendqueue:
             self._read_again = False
-            super()._resume_reading()
+            self.resume_reading()
 
     def _connection_lost(self, exc: Exception | None = None) -> None:
         self._drop_begun()
@@ -178,15 +204,22 @@ class Protocol(VarlinkInterfaceServerProtocol):
 
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
         """One whole message. What is no JSON object ends the connection."""
+        transport = self._transport
+        if transport is None:
+            return
         try:
-            if not isinstance(json.loads(data[:-1]), dict):
+            call = json.loads(data[:-1])
+            if not isinstance(call, dict):
                 raise ValueError("not an object")
         except (ValueError, RecursionError):
-            if self._transport is not None:
-                _log.info("%s: garbage: cut off", self._transport.get_extra_info("peer"))
-                self._transport.abort()
+            _log.info("%s: garbage: cut off", transport.get_extra_info("peer"))
+            transport.abort()
             return
-        super().message_received(data, fds)
+        done = self.request_received(call, fds)
+        if done is None:
+            transport.resume_reading()
+        else:
+            done.add_done_callback(lambda _: transport.resume_reading())
 
     def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
         """An OSError is an answer; anything else is our fault, and its text stays here."""
