@@ -20,10 +20,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import fake_pairs
+
 import cryptofd
-from cryptofd.broker import packets
+from cryptofd.broker import packets, rules
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.store import canonical
+
+fake_pairs.complete()
 
 HERE = pathlib.Path(__file__).parent
 
@@ -111,7 +115,9 @@ class Keys:
         return answer
 
     def _keep(self, attributes: dict[str, Any], key: bytes) -> dict[str, Any]:
-        attributes = dict(attributes)
+        attributes = {"type": "secret", "tag_size": None, "iv": "worker", **attributes}
+        attributes["tag_size"] = attributes["tag_size"] or rules.family(attributes["algorithm"]).tag
+        attributes.setdefault("bits", 0)
         public = None
         if attributes["type"] == "pair":
             private = _loaded(key)
@@ -214,15 +220,12 @@ class Keys:
                 with cryptofd.open("gcm-siv(aes)", key=kek) as fd:
                     key = fd.decrypt(rest[12:], iv=rest[:12], aad=text)
                 kept = json.loads(text)
-                for name in (
-                    "algorithm", "type", "iv", "tag_size", "wrap_template", "derive_template",
-                    "uses", "expires", "bits",
-                ):  # fmt: skip
-                    attributes[name] = kept[name]
-                usage = set(kept["usage"])
-                if asked["attributes"]["usage"] is not None:
-                    usage &= set(asked["attributes"]["usage"])
-                attributes["usage"] = sorted(usage)
+                if attributes.get("algorithm") not in (None, kept["algorithm"]):
+                    raise Fault(errno.EPERM, f"the wrapped key is of {kept['algorithm']}")
+                usage = attributes.get("usage", kept["usage"])
+                if more := set(usage) - set(kept["usage"]):
+                    raise Fault(errno.EPERM, f"usage {more}: the wrapped key has it not")
+                attributes = {**kept, **attributes, "usage": usage}
         except (OSError, ValueError) as error:
             raise Fault(errno.EBADMSG, f"not wrapped by this key: {error}") from None
         return self._keep(attributes, key)
@@ -479,7 +482,7 @@ class Supervisor:
             if asked["sid"] in self.sessions:
                 self._end(asked["sid"])
             return {}, []
-        if op in ("replace", "move"):
+        if op in ("replace", "move", "busy"):
             return {}, []
         raise Fault(errno.EOPNOTSUPP, op)
 

@@ -136,7 +136,7 @@ class Template:
 
     algorithm: str
     bits: int | None
-    usage: list[str]
+    usage: list[str] | None
 
 
 @dataclass

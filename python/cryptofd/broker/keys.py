@@ -39,6 +39,22 @@ _LATEST = 253402300799
 #: What a worker adds to or completes of the attributes that it is given.
 _WORKERS = frozenset({"bits", "fingerprint"})
 
+#: What a wrapped key of our own brings along, authenticated.
+_OF_BLOB = frozenset(
+    {
+        "algorithm",
+        "bits",
+        "usage",
+        "type",
+        "iv",
+        "tag_size",
+        "wrap_template",
+        "derive_template",
+        "uses",
+        "expires",
+    }
+)
+
 _FORMATS: Mapping[str, tuple[str, frozenset[str]]] = {
     "cryptofd": ("an AEAD or AES key-wrapping key", frozenset({"aead", "wrap"})),
     "kw": ("a key of kw(aes)", frozenset({"kw(aes)"})),
@@ -172,7 +188,7 @@ class Keys:
                 op,
                 () if fd is None else (fd,),
                 token=_worker_token(owner, asked.get("token")),
-                attributes=attributes,
+                attributes=without_unknown(attributes),
             )
             stored = _made(answer, attributes, asked.get("token"))
             # An imported key has the size that it has: judged when it is known.
@@ -224,7 +240,7 @@ class Keys:
             "expires": expires,
             "uses": uses,
             "iv": right.iv,
-            "tag_size": tag_size,
+            "tag_size": of.tag if tag_size is None else tag_size,
             "version": 1,
             "fingerprint": "",
             "origin": origin,
@@ -269,7 +285,7 @@ class Keys:
                 old.owner,
                 "generate",
                 token=_worker_token(old.owner, token),
-                attributes=attributes,
+                attributes=without_unknown(attributes),
             )
             stored = _made(answer, attributes, token)
             if self.store.find(old.owner, old.label) is not self.store.get(old.id):
@@ -324,11 +340,14 @@ class Keys:
             origin="unwrapped",
             wrappable=True,
         )
-        asked = dict(attributes)
-        if format == "cryptofd" and template is None:
-            # Open: the worker fills in what the blob authenticates.
-            asked["algorithm"] = algorithm
-            asked["usage"] = usage
+        # What is left out, the worker takes from the blob or from the template.
+        free = frozenset({"created", "wrappable"})
+        asked = without_unknown(attributes, "type", "iv", "tag_size")
+        if format == "cryptofd":
+            free |= _OF_BLOB
+            asked = without_unknown(asked, *_OF_BLOB)
+            named_too = {"algorithm": algorithm, "usage": None if usage is None else sorted(usage)}
+            asked |= {name: value for name, value in named_too.items() if value is not None}
         with self._room(caller, owner, label):
             self._spend(kek)
             answer = await self.backend.ask(
@@ -340,13 +359,7 @@ class Keys:
                 by=_material(kek),
                 format=format,
             )
-            of_blob = (
-                {"algorithm", "usage", "type", "iv", "tag_size", "wrap_template", "derive_template",
-                 "uses", "expires"}
-                if format == "cryptofd"
-                else set()
-            )  # fmt: skip
-            stored = _made(answer, attributes, token, free=frozenset(of_blob))
+            stored = _made(answer, attributes, token, free=free)
             self._as_unwrapped(stored, algorithm, usage, kek)
             self.policy.require(
                 caller.peer,
@@ -432,7 +445,7 @@ class Keys:
                 self.policy.domain(caller.peer),
                 "derive",
                 token=_worker_token(owner, token),
-                attributes=attributes,
+                attributes=without_unknown(attributes),
                 base=_material(source),
                 how=how,
                 bits=template["bits"],
@@ -784,6 +797,15 @@ def _material(stored: Stored) -> dict[str, Any]:
     return {"attributes": stored.attributes, "blob": to_base64(stored.blob)}
 
 
+def without_unknown(attributes: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """Attributes for a worker, without those that it completes."""
+    asked = {name: value for name, value in attributes.items() if name not in without}
+    for name in _WORKERS:
+        if not asked.get(name):
+            asked.pop(name, None)
+    return asked
+
+
 def _bytes(answer: Packet, name: str) -> bytes:
     try:
         data = from_base64(answer.text(name), name, _LARGEST)
@@ -804,7 +826,7 @@ def _made(
     for name, value in asked.items():
         if name not in _WORKERS | free and got[name] != value:
             raise refusal(errno.EIO, f"the worker changed the attribute {name!r}")
-    if asked["bits"] and not free and got["bits"] != asked["bits"]:
+    if asked["bits"] and "bits" not in free and got["bits"] != asked["bits"]:
         raise refusal(errno.EIO, "the worker made a key of another size")
     bits, fingerprint = got["bits"], got["fingerprint"]
     if type(bits) is not int or not 0 < bits <= 8 * _LARGEST:

@@ -86,8 +86,9 @@ class Family:
     weak: str | None
     fips: bool
     one_time: bool = False
-    #: Bytes of an AEAD's tag.
+    #: Bytes that an AEAD's tag may have, and has if nobody says.
     tags: tuple[int, ...] = ()
+    tag: int | None = None
 
     @property
     def pair(self) -> bool:
@@ -128,6 +129,7 @@ def family(name: str) -> Family:
         entry["fips"],
         bool(entry.get("one_time_key")),
         tuple(entry.get("tag_sizes") or ()),
+        entry.get("tag_size") if kind == "aead" else None,
     )
 
 

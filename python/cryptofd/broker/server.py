@@ -98,7 +98,7 @@ class Server:
         self._buckets: dict[int, _Bucket] = {}
         self._stopping = asyncio.Event()
         self._metrics: asyncio.Server | None = None
-        self._problem: str | None = None
+        self._clients = 0
 
     # Life
 
@@ -152,6 +152,7 @@ class Server:
         self.store.close()
 
     async def _tick(self) -> None:
+        await self._say_how_busy()
         before = self.policy.problem
         self.policy.refresh()
         if self.policy.problem not in (None, before):
@@ -166,6 +167,15 @@ class Server:
             f"STATUS={len(self.store)} keys, {self.sessions.count()} sessions, "
             f"{len(self.backend.links)} workers"
         )
+
+    async def _say_how_busy(self) -> None:
+        """A supervisor that may end when nobody needs it counts our connections."""
+        clients = len(self.listener) if self.listener is not None else 0
+        if clients == self._clients:
+            return
+        self._clients = clients
+        with contextlib.suppress(OSError):
+            await self.backend.ask_supervisor("busy", clients=clients)
 
     def _supervisor_lost(self) -> None:
         if not self._stopping.is_set():
@@ -210,7 +220,7 @@ class Server:
             kek.keep(self.store, found)
         await self._send_keks(found)
 
-    async def _send_keks(self, found: list[kek.Source]) -> None:
+    async def _send_keks(self, found: list[kek.Source], strict: bool = False) -> None:
         fds: list[int] = []
         try:
             listed = []
@@ -223,7 +233,8 @@ class Server:
                 await self.backend.ask_supervisor("kek", fds, keks=listed, current=found[-1].number)
             except OSError as error:
                 # A supervisor that reads the file of the state directory itself.
-                if error.errno != errno.EOPNOTSUPP or found != [kek.new_source(1, "file")]:
+                only = found == [kek.new_source(1, "file")] and not strict
+                if error.errno != errno.EOPNOTSUPP or not only:
                     raise
         finally:
             for fd in fds:
@@ -459,6 +470,8 @@ class Server:
             raise invalid("a passphrase is given when the broker starts; begin a store with it")
         if new.kind == "file":
             kek.make(self.config.state, new.about["name"], new.number)
+        # A supervisor that reads the file itself takes no other.
+        await self._send_keks(found, strict=True)
         # Known before it is used: a death after this line loses no key.
         kek.keep(self.store, [*found, new])
         await self._send_keks([*found, new])

@@ -15,7 +15,7 @@ from typing import Any
 from cryptofd.broker import interface, rules
 from cryptofd.broker.audit import Audit
 from cryptofd.broker.backend import Backend, to_base64
-from cryptofd.broker.keys import Caller, Keys, spent
+from cryptofd.broker.keys import Caller, Keys, spent, without_unknown
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.policy import Policy, over
 from cryptofd.broker.refusal import invalid, refusal, refused
@@ -170,7 +170,7 @@ class Sessions:
             lasting="session",
         )
         answer = await self.backend.ask(
-            self.policy.domain(caller.peer), "import", (fd,), attributes=attributes
+            self.policy.domain(caller.peer), "import", (fd,), attributes=without_unknown(attributes)
         )
         made = answer.object("attributes")
         bits = made.get("bits")
