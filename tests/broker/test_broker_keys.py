@@ -18,6 +18,7 @@ from fake_supervisor import Supervisor
 from varlink_client import Client
 
 import cryptofd
+from cryptofd.broker import rules
 
 TEMPLATE = {"algorithm": "gcm(aes)", "bits": 256, "usage": ["encrypt", "decrypt"]}
 
@@ -37,6 +38,14 @@ def refused(call: Callable[[], Any], number: int, *words: str) -> None:
 
 def kek(broker: Client, label: str = "kek", algorithm: str = "kwp(aes)", **more: Any) -> None:
     broker.generate(label, algorithm, usage=["wrap", "unwrap"], **more)
+
+
+@pytest.mark.parametrize(
+    ("bits", "strength"), [(2048, 112), (3072, 128), (4096, 152), (6144, 176), (8192, 200)]
+)
+def test_the_strength_of_a_modulus(bits: int, strength: int) -> None:
+    """The examples of SP 800-56B revision 2, table 4."""
+    assert rules._factoring(bits) == strength
 
 
 # What there is: each row of NCR's table of ioctls

@@ -3,7 +3,8 @@
 MAC n = HMAC-SHA256(key n, MAC n-1 ‖ line n), key n+1 = HMAC-SHA256(key n, "cryptofd audit next"),
 after Bellare and Yee, "Forward integrity for secure audit logs", 1997. Whoever takes the state can
 write lines from then on, but change none before. Checking needs key 0, which the administrator
-keeps elsewhere; that nothing is missing at the end needs a head (number and MAC) that went elsewhere too.
+keeps elsewhere; that nothing is missing at the end needs a head (number and MAC) that went
+elsewhere too.
 """
 
 from __future__ import annotations

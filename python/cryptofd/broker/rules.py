@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def family(name: str) -> Family:
         tuple(sorted(map(_step, entry.get("strengths") or ()))),
         entry["weak"],
         entry["fips"],
-        bool(entry.get("one_time_key")),
+        # A MAC for one message: with a nonce its key serves again, without one it does not.
+        bool(entry.get("one_message") or entry.get("one_time_key")) and not entry.get("iv"),
         tuple(entry.get("tag_sizes") or ()),
         entry.get("tag_size") if kind == "aead" else None,
     )
@@ -155,11 +157,22 @@ def strength(algorithm: str, bits: int) -> int:
     of = family(algorithm)
     if of.strengths:
         return max((value for size, value in of.strengths if bits >= size), default=0)
+    if of.kind == "rsa":
+        return _factoring(bits)
     if of.pair:
         return of.strength
     if algorithm == "xts(aes)":
         bits //= 2
     return min(of.strength, bits)
+
+
+def _factoring(bits: int) -> int:
+    """Bits of security of a modulus (SP 800-56B revision 2, appendix D)."""
+    if bits < 512:
+        return 0
+    size = bits * math.log(2)
+    cost: float = 1.923 * size ** (1 / 3) * math.log(size) ** (2 / 3) - 4.69
+    return 8 * round(cost / math.log(2) / 8)
 
 
 def label(text: str) -> str:
