@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -264,3 +266,22 @@ def test_every_decision_says_who_spoke(folder: pathlib.Path) -> None:
 def test_parse_names_the_rule() -> None:
     with pytest.raises(Broken, match="here: rule 2: deny"):
         parse("[[rule]]\n[[rule]]\ndeny = 1", "here")
+
+
+def test_the_page_on_policies_is_right(folder: pathlib.Path) -> None:
+    """Its example parses, and it names every key of a rule and every level."""
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    parsed = parse(example, "example")
+    assert [rule.name for rule in parsed.rules] == [
+        "the web server",
+        "nobody needs hardware",
+        "rule 3",
+        "rule 4",
+    ]
+    names = {field.name for field in dataclasses.fields(module.Rule)}
+    said = names - {"name", "source", "uids", "gids", "units", "numbers"}
+    for name in said | {"uid", "group", "unit", *module._NUMBERS}:
+        assert f"`{name}`" in page or f"`{name} = " in page, name
+    for level in module.LEVELS.values():
+        assert f"| {level.name} | {level.strength} |" in page
