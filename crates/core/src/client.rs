@@ -1,7 +1,8 @@
 //! The client's side of a descriptor: requests out, answers in, nothing of it believed unchecked.
 //!
 //! `send` and `take` work on any descriptor and keep nothing; `Client` adds ids, an order of its own and
-//! calls that wait.
+//! calls that wait. Of a brokered session it keeps what is unanswered, and sends it again, in its order, when
+//! another worker takes over (docs/wire.md, Epochs).
 
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{self, Answer, Header, Op, Params, Request};
@@ -15,6 +16,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// How long `adopt` waits for a descriptor's first answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,6 +49,20 @@ fn lying(why: &str) -> Error {
 /// or O_NONBLOCK is set and no request is taken now, EINTR when a signal came first, EPIPE when nobody
 /// serves any more, EMSGSIZE beyond the limits.
 pub fn send(fd: BorrowedFd<'_>, id: u64, request: &Request<'_>, nonblock: bool) -> Result<()> {
+    framed(fd, id, 0, request, nonblock, |parts, memory| {
+        socket::send(fd, parts, memory, nonblock).map_err(|e| system(&e, "submit"))
+    })
+}
+
+/// Gives `put` the parts of the record that `request` makes, and the memfd that goes with it.
+fn framed<T>(
+    fd: BorrowedFd<'_>,
+    id: u64,
+    epoch: u32,
+    request: &Request<'_>,
+    nonblock: bool,
+    put: impl FnOnce(&[Input<'_>], Option<BorrowedFd<'_>>) -> Result<T>,
+) -> Result<T> {
     let Request { aad, data, .. } = *request;
     let params = request.params.encode();
     let fixed = record::HEADER + request.iv.len() + params.len();
@@ -55,6 +71,7 @@ pub fn send(fd: BorrowedFd<'_>, id: u64, request: &Request<'_>, nonblock: bool) 
         op: request.op as u16,
         flags: request.flags,
         id,
+        epoch,
         params: params.len() as u32,
         ..Header::default()
     };
@@ -77,7 +94,7 @@ pub fn send(fd: BorrowedFd<'_>, id: u64, request: &Request<'_>, nonblock: bool) 
             Input::from(&params),
             data,
         ];
-        return socket::send(fd, &parts, None, nonblock).map_err(|e| system(&e, "submit"));
+        return put(&parts, None);
     }
     let attached = aad.len().saturating_add(data.len());
     if attached > record::ATTACHED {
@@ -103,7 +120,44 @@ pub fn send(fd: BorrowedFd<'_>, id: u64, request: &Request<'_>, nonblock: bool) 
         Input::from(request.iv),
         Input::from(&params),
     ];
-    socket::send(fd, &parts, Some(memory.as_fd()), nonblock).map_err(|e| system(&e, "submit"))
+    put(&parts, Some(memory.as_fd()))
+}
+
+/// A request that was sent and is not answered: what another worker would get.
+struct Unanswered {
+    id: u64,
+    packet: Zeroizing<Vec<u8>>,
+    memory: Option<OwnedFd>,
+}
+
+impl Unanswered {
+    /// Sends `request` and returns what was sent. EAGAIN: nothing was.
+    fn sent(fd: BorrowedFd<'_>, id: u64, epoch: u32, request: &Request<'_>) -> Result<Unanswered> {
+        framed(fd, id, epoch, request, true, |parts, memory| {
+            // A copy first: nobody can change it between this sending and the next.
+            let length = parts.iter().map(Input::len).sum();
+            let mut packet = Zeroizing::new(vec![0; length]);
+            let mut rest = &mut packet[..];
+            for part in parts {
+                let (here, after) = rest.split_at_mut(part.len());
+                part.copy_to(here);
+                rest = after;
+            }
+            let copy = Unanswered {
+                id,
+                packet,
+                memory: memory.map(|fd| duplicate(fd.as_raw_fd())).transpose()?,
+            };
+            copy.send(fd)?;
+            Ok(copy)
+        })
+    }
+
+    fn send(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        let memory = self.memory.as_ref().map(AsFd::as_fd);
+        socket::send(fd, &[Input::from(&self.packet[..])], memory, true)
+            .map_err(|e| system(&e, "submit"))
+    }
 }
 
 fn is(polled: std::io::Result<i16>, event: i16) -> Result<bool> {
@@ -126,6 +180,8 @@ pub struct Completion {
     pub data: Vec<u8>,
     /// CLONE's descriptor.
     pub fd: Option<OwnedFd>,
+    /// Which worker answered.
+    epoch: u32,
 }
 
 impl Completion {
@@ -151,6 +207,8 @@ pub struct Waiting {
     packet: usize,
     /// Whether it says that it brings a descriptor.
     brings: bool,
+    /// Whether it is no answer but says that another worker serves now.
+    epoch: bool,
 }
 
 /// Looks at the next answer without taking it. EAGAIN, EINTR, EPIPE as `send`; EPROTO if it is none.
@@ -179,6 +237,7 @@ fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
         refused: number(20, 4) != 0,
         packet: length,
         brings: number(4, 2) == Op::Clone as u64 || number(6, 2) != 0,
+        epoch: record::announced(head).is_some(),
     })
 }
 
@@ -204,21 +263,34 @@ fn receive(
 /// Takes the next answer; EMSGSIZE, and it stays, if its result (not a refusal's sentence) is longer than
 /// `most`. EMFILE, and it
 /// stays, if it brings a descriptor and this process has no room. EPROTO, and it is gone, if it is no
-/// proper answer. Otherwise errors as `peek`.
+/// proper answer. ESTALE, once, when another worker has taken over: what is unanswered has to be submitted
+/// again. Otherwise errors as `peek`.
 pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completion> {
-    match take_if(fd, most, nonblock, |_| true)? {
-        Some(completion) => Ok(completion),
-        None => Err(lying("it was refused unseen")),
+    match next(fd, most, nonblock, |_| true)? {
+        Taken::Answer(completion) => Ok(completion),
+        Taken::Epoch(_) => Err(Error::stale(
+            "another worker serves this session now: submit again what was not answered yet",
+        )),
+        Taken::Left => Err(lying("it was refused unseen")),
     }
 }
 
-/// The same if `wanted` says so of its id; otherwise it stays.
-fn take_if(
+/// What was taken.
+enum Taken {
+    Answer(Completion),
+    /// Another worker serves from here on.
+    Epoch(u32),
+    /// An answer that is not wanted; it stays.
+    Left,
+}
+
+/// Takes what comes next; an answer only if `wanted` says so of its id.
+fn next(
     fd: BorrowedFd<'_>,
     most: usize,
     nonblock: bool,
     wanted: impl FnOnce(u64) -> bool,
-) -> Result<Option<Completion>> {
+) -> Result<Taken> {
     let waiting = match peek(fd, nonblock) {
         Err(error) if error.errno() == libc::EPROTO => {
             // It must not stand in the way for ever.
@@ -227,8 +299,8 @@ fn take_if(
         }
         other => other?,
     };
-    if !wanted(waiting.id) {
-        return Ok(None);
+    if !waiting.epoch && !wanted(waiting.id) {
+        return Ok(Taken::Left);
     }
     if waiting.length > most && !waiting.refused {
         return Err(Error::too_large(format!(
@@ -261,11 +333,17 @@ fn take_if(
             "another holder of this descriptor takes its answers too: clone it first",
         ));
     }
+    if waiting.epoch {
+        return match record::announced(&packet) {
+            Some(Ok(epoch)) if got.fds.is_empty() => Ok(Taken::Epoch(epoch)),
+            _ => Err(lying("its epoch is none")),
+        };
+    }
     let answer = Answer::parse(&packet)?;
     if got.lost {
         return Err(lying("it brings too many descriptors"));
     }
-    completion(&answer, got.fds).map(Some)
+    completion(&answer, got.fds).map(Taken::Answer)
 }
 
 fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
@@ -292,6 +370,7 @@ fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
         status: answer.status,
         data,
         fd,
+        epoch: answer.epoch,
     })
 }
 
@@ -309,6 +388,14 @@ struct Books {
     early: VecDeque<Completion>,
     /// How many of those nobody asked for here: a former holder, or a server that makes them up.
     foreign: usize,
+    /// Which worker serves a brokered session, 0 while that is not known; `None`: not a brokered one.
+    epoch: Option<u32>,
+    /// What was sent and not answered, in its order; nothing unless the session is brokered.
+    unanswered: VecDeque<Unanswered>,
+    /// How many of those, from the front, this worker has got.
+    repeated: usize,
+    /// Sent before the epoch was known, and sent again: those may be answered twice.
+    twice: HashSet<u64>,
 }
 
 /// Most answers to somebody else's requests that are kept.
@@ -338,6 +425,18 @@ impl Stranger {
 impl Books {
     /// Puts an answer where it belongs; returns it if that is `complete`.
     fn file(&mut self, completion: Completion) -> Option<Completion> {
+        if self.epoch.is_some() {
+            // Answers come in the order of the requests: nearly always the first.
+            let place = self.unanswered.iter().position(|u| u.id == completion.id);
+            match place {
+                Some(place) => {
+                    self.unanswered.remove(place);
+                    self.repeated -= usize::from(place < self.repeated);
+                }
+                None if self.twice.remove(&completion.id) => return None,
+                None => {}
+            }
+        }
         if let Some(place) = self.calls.get_mut(&completion.id) {
             *place = Some(completion);
             None
@@ -366,11 +465,43 @@ impl Books {
         self.calls.contains_key(&id)
             || self.outstanding.contains(&id)
             || self.abandoned.contains(&id)
+            || self.twice.contains(&id)
     }
 
     fn next(&mut self) -> u64 {
         self.last = self.last.wrapping_add(1);
         self.last
+    }
+
+    /// Sends what the present worker has not got yet. False: there is no room for all of it now.
+    fn repeat(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
+        while let Some(request) = self.unanswered.get_mut(self.repeated) {
+            record::set_epoch(&mut request.packet, self.epoch.unwrap_or(0));
+            match request.send(fd) {
+                Ok(()) => self.repeated += 1,
+                Err(error) if error.kind() == ErrorKind::Again => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether there is something to be sent again.
+    fn repeating(&self) -> bool {
+        self.repeated < self.unanswered.len()
+    }
+
+    /// Another worker serves now.
+    fn renew(&mut self, fd: BorrowedFd<'_>, epoch: u32) -> Result<()> {
+        match self.epoch {
+            None => return Err(lying("an epoch, and the session is not a brokered one")),
+            Some(known) if known == epoch => return Ok(()),
+            Some(0) => self.twice.extend(self.unanswered.iter().map(|u| u.id)),
+            Some(_) => {}
+        }
+        self.epoch = Some(epoch);
+        self.repeated = 0;
+        self.repeat(fd).map(drop)
     }
 
     /// Completes an answer: the first that was taken aside, or this one.
@@ -424,6 +555,8 @@ impl Client {
             return Err(Error::invalid("this descriptor is not a cryptofd"));
         }
         let mut client = Client::new(fd);
+        // Perhaps it is a brokered session, and its worker goes before it answers.
+        lock(&client.books).epoch = Some(0);
         let until = Some(Instant::now() + PATIENCE);
         let info = client
             .ask(&Request::new(Op::Info), until, interrupted)
@@ -437,7 +570,43 @@ impl Client {
         client.info = String::from_utf8(info).map_err(|_| {
             Error::invalid("this descriptor is not a cryptofd: its INFO is no text")
         })?;
+        {
+            let info: serde_json::Value = serde_json::from_str(&client.info).unwrap_or_default();
+            let epoch = info["epoch"].as_u64().and_then(|e| u32::try_from(e).ok());
+            let brokered = info["brokered"].as_bool() == Some(true);
+            let mut books = lock(&client.books);
+            match (brokered, books.epoch) {
+                // Announced since.
+                (true, Some(known)) if known != 0 => {}
+                (true, _) => books.epoch = epoch,
+                (false, _) => books.epoch = None,
+            }
+        }
         Ok(client)
+    }
+
+    /// The same client on another copy of its descriptor.
+    #[must_use]
+    pub fn on(mut self, copy: OwnedFd) -> Client {
+        self.fd = copy;
+        self
+    }
+
+    /// Sends a request, after what a fresh worker has to get before it. EAGAIN: not now.
+    fn dispatch(&self, id: u64, request: &Request<'_>) -> Result<()> {
+        let fd = self.fd.as_fd();
+        let mut books = lock(&self.books);
+        let Some(epoch) = books.epoch else {
+            drop(books);
+            return send(fd, id, request, true);
+        };
+        if !books.repeat(fd)? {
+            return Err(again("the requests before this one are sent again first"));
+        }
+        let sent = Unanswered::sent(fd, id, epoch, request)?;
+        books.unanswered.push_back(sent);
+        books.repeated += 1;
+        Ok(())
     }
 
     /// INFO's JSON as it was when the descriptor was adopted; empty after `new`. Not to be believed
@@ -461,7 +630,7 @@ impl Client {
             id
         };
         let sent = loop {
-            let error = match send(self.fd.as_fd(), id, request, true) {
+            let error = match self.dispatch(id, request) {
                 Err(error) if error.kind() == ErrorKind::Again && !nonblock => {
                     match socket::is_nonblocking(self.fd.as_fd()) {
                         Ok(false) => self.make_room(),
@@ -499,13 +668,15 @@ impl Client {
     /// Takes an answer, if there is one, and files it. With `stranger`, one that nobody here asked for is
     /// left for a while to whoever did.
     fn take_aside(&self, stranger: Option<&mut Stranger>) -> Result<()> {
+        let fd = self.fd.as_fd();
         let wanted = |id| match stranger {
             Some(stranger) => lock(&self.books).knows(id) || !stranger.wait(id),
             None => true,
         };
-        match take_if(self.fd.as_fd(), usize::MAX, true, wanted) {
-            Ok(Some(completion)) => lock(&self.books).aside(completion),
-            Ok(None) => {
+        match next(fd, usize::MAX, true, wanted) {
+            Ok(Taken::Answer(completion)) => lock(&self.books).aside(completion),
+            Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(fd, epoch),
+            Ok(Taken::Left) => {
                 // It keeps the descriptor readable: poll would not wait.
                 std::thread::sleep(Duration::from_micros(200));
                 Ok(())
@@ -534,11 +705,26 @@ impl Client {
                 if let Some(completion) = books.early.pop_front() {
                     return Ok(books.completed(completion));
                 }
-                drop(books);
-                take(self.fd.as_fd(), usize::MAX, nonblock)
+                let fd = self.fd.as_fd();
+                if books.repeat(fd)? {
+                    drop(books);
+                    next(fd, usize::MAX, nonblock, |_| true)
+                } else {
+                    drop(books);
+                    // Whichever comes first: room to go on sending, or an answer.
+                    let wait = !nonblock && !socket::is_nonblocking(fd).unwrap_or(true);
+                    let events = libc::POLLIN | libc::POLLOUT;
+                    match socket::poll(fd, events, if wait { -1 } else { 0 }) {
+                        Ok(events) if wait && events & libc::POLLIN == 0 => continue,
+                        Ok(_) => next(fd, usize::MAX, true, |_| true),
+                        Err(error) => Err(system(&error, "poll")),
+                    }
+                }
             };
             match done {
-                Ok(completion) => {
+                Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(self.fd.as_fd(), epoch)?,
+                Ok(Taken::Left) => {}
+                Ok(Taken::Answer(completion)) => {
                     let mut books = lock(&self.books);
                     if let Some(completion) = books.file(completion) {
                         return Ok(books.completed(completion));
@@ -630,13 +816,17 @@ impl Client {
         let fd = self.fd.as_fd();
         loop {
             if !*sent {
-                match send(fd, id, request, true) {
+                match self.dispatch(id, request) {
                     Ok(()) => *sent = true,
                     Err(error) if error.kind() == ErrorKind::Again => {}
                     Err(error) => return Err(error),
                 }
             }
-            let events = if *sent {
+            let repeating = {
+                let mut books = lock(&self.books);
+                !books.repeat(fd)? && books.repeating()
+            };
+            let events = if *sent && !repeating {
                 libc::POLLIN
             } else {
                 libc::POLLIN | libc::POLLOUT
@@ -652,7 +842,7 @@ impl Client {
             if polled == 0 {
                 return Err(Error::system(libc::ETIMEDOUT, "waiting for an answer"));
             }
-            if polled & libc::POLLOUT == 0 {
+            if polled & libc::POLLOUT == 0 || (*sent && polled & libc::POLLIN != 0) {
                 self.take_aside(Some(stranger))?;
             }
         }
@@ -670,6 +860,9 @@ impl Client {
             .ok_or_else(|| lying("a clone without a descriptor"))?;
         let mut client = Client::new(fd);
         client.info.clone_from(&self.info);
+        // Its worker is the one that serves this descriptor, or one before it that will be announced.
+        let epoch = lock(&self.books).epoch;
+        lock(&client.books).epoch = epoch.map(|_| completion.epoch);
         Ok(client)
     }
 

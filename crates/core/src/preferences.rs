@@ -14,6 +14,7 @@ use crate::cpu;
 use crate::engine::{Engine, Hardware, Key, Spec};
 use crate::error::{Error, Result};
 use crate::table::{self, Algorithm, Faster, Kind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -279,6 +280,9 @@ impl Current {
 
     /// Whether a file has changed since; looks at most once in `PATIENCE`.
     fn outdated(&self) -> bool {
+        if FROZEN.load(Ordering::Relaxed) {
+            return false;
+        }
         // Whoever finds it taken relies on the one who has it.
         let Ok(mut checked) = self.checked.try_lock() else {
             return false;
@@ -306,6 +310,15 @@ pub fn current() -> Result<Arc<Preferences>> {
         }
     }
     reload()
+}
+
+static FROZEN: AtomicBool = AtomicBool::new(false);
+
+/// Reads everything a last time: this process will not be able to open files any more.
+pub fn freeze() -> Result<Arc<Preferences>> {
+    let answer = reload();
+    FROZEN.store(true, Ordering::Relaxed);
+    answer
 }
 
 /// Reads everything again now: files and environment.

@@ -49,6 +49,8 @@ pub const FLAG_RUNNING: u16 = 2;
 
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
+/// A fresh worker serves from here on; nothing but a header.
+const EPOCH: u8 = 3;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +69,8 @@ pub enum Op {
     Unwrap = 21,
     Derive = 22,
     Random = 23,
+    Seal = 24,
+    Unseal = 25,
     Update = 32,
     Finish = 33,
     Reset = 34,
@@ -87,7 +91,7 @@ struct Takes {
 
 impl Op {
     /// Every op with the name that interface/record.toml gives it.
-    pub const ALL: [(Op, &'static str); 19] = [
+    pub const ALL: [(Op, &'static str); 21] = [
         (Op::Info, "INFO"),
         (Op::Clone, "CLONE"),
         (Op::Cancel, "CANCEL"),
@@ -100,6 +104,8 @@ impl Op {
         (Op::Unwrap, "UNWRAP"),
         (Op::Derive, "DERIVE"),
         (Op::Random, "RANDOM"),
+        (Op::Seal, "SEAL"),
+        (Op::Unseal, "UNSEAL"),
         (Op::Update, "UPDATE"),
         (Op::Finish, "FINISH"),
         (Op::Reset, "RESET"),
@@ -136,6 +142,7 @@ impl Op {
     fn takes(self) -> Takes {
         let (iv, aad, data) = match self {
             Op::Encrypt | Op::Decrypt => (true, true, true),
+            Op::Seal | Op::Unseal => (false, true, true),
             Op::StreamBegin => (true, false, false),
             Op::Digest | Op::Verify | Op::Wrap | Op::Unwrap | Op::Update | Op::StreamUpdate => {
                 (false, false, true)
@@ -375,6 +382,7 @@ pub struct Header {
     pub op: u16,
     pub flags: u16,
     pub id: u64,
+    pub epoch: u32,
     pub status: u32,
     pub iv: u32,
     pub aad: u32,
@@ -393,6 +401,7 @@ impl Header {
         out[4..6].copy_from_slice(&self.op.to_le_bytes());
         out[6..8].copy_from_slice(&self.flags.to_le_bytes());
         out[8..16].copy_from_slice(&self.id.to_le_bytes());
+        out[16..20].copy_from_slice(&self.epoch.to_le_bytes());
         out[20..24].copy_from_slice(&self.status.to_le_bytes());
         out[24..28].copy_from_slice(&self.iv.to_le_bytes());
         out[28..32].copy_from_slice(&self.aad.to_le_bytes());
@@ -411,6 +420,15 @@ impl Header {
     /// An answer's header.
     pub fn answer(&self) -> [u8; HEADER] {
         self.encode(ANSWER)
+    }
+
+    /// The record that announces `epoch`.
+    pub fn announcement(epoch: u32) -> [u8; HEADER] {
+        Header {
+            epoch,
+            ..Header::default()
+        }
+        .encode(EPOCH)
     }
 
     /// The header at the beginning of `bytes` and its size; what it says of the rest is not checked yet.
@@ -432,7 +450,7 @@ impl Header {
         }
         if fixed[3] != kind {
             return Err(Error::invalid(format!(
-                "record kind {}: {} was expected (1 request, 2 answer)",
+                "record kind {}: {} was expected (1 request, 2 answer, 3 epoch)",
                 fixed[3], kind
             )));
         }
@@ -452,13 +470,14 @@ impl Header {
                 "the header says more than this side understands",
             ));
         }
-        if u32_at(16) != 0 || u64_at(56) != 0 {
-            return Err(Error::invalid("epoch and reserved fields must be zero"));
+        if u64_at(56) != 0 {
+            return Err(Error::invalid("the reserved field must be zero"));
         }
         let header = Header {
             op: u16_at(4),
             flags: u16_at(6),
             id: u64_at(8),
+            epoch: u32_at(16),
             status: u32_at(20),
             iv: u32_at(24),
             aad: u32_at(28),
@@ -530,6 +549,36 @@ pub fn op(bytes: &[u8]) -> u16 {
         .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }
 
+/// The epoch that a record announces; `None` if it is another kind of record.
+pub fn announced(bytes: &[u8]) -> Option<Result<u32>> {
+    (bytes.get(3) == Some(&EPOCH)).then(|| {
+        let (header, size) = Header::parse(bytes, EPOCH)?;
+        let plain = Header {
+            epoch: header.epoch,
+            ..Header::default()
+        };
+        if header == plain && header.epoch != 0 && bytes.len() == size {
+            Ok(header.epoch)
+        } else {
+            Err(Error::invalid("an epoch's record has a number and no more"))
+        }
+    })
+}
+
+/// The epoch of a record; 0 where there is none.
+pub fn epoch(bytes: &[u8]) -> u32 {
+    bytes
+        .get(16..20)
+        .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+/// Writes `epoch` into a record that was made already.
+pub fn set_epoch(bytes: &mut [u8], epoch: u32) {
+    if let Some(place) = bytes.get_mut(16..20) {
+        place.copy_from_slice(&epoch.to_le_bytes());
+    }
+}
+
 /// A request that has come in.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
@@ -537,6 +586,8 @@ pub struct Incoming<'a> {
     pub id: u64,
     pub op: Op,
     pub flags: u16,
+    /// The epoch that the client knows; 0: none.
+    pub epoch: u32,
     pub iv: &'a [u8],
     pub aad: &'a [u8],
     pub params: Params<'a>,
@@ -588,6 +639,7 @@ impl<'a> Incoming<'a> {
             id: header.id,
             op,
             flags: header.flags,
+            epoch: header.epoch,
             iv,
             aad,
             params: Params::parse(params, takes.params)?,
@@ -604,6 +656,8 @@ impl<'a> Incoming<'a> {
 pub struct Answer<'a> {
     pub id: u64,
     pub op: u16,
+    /// Which worker of a brokered session answers.
+    pub epoch: u32,
     /// An errno, or 0.
     pub status: i32,
     pub data: &'a [u8],
@@ -645,6 +699,7 @@ impl<'a> Answer<'a> {
         Ok(Answer {
             id: header.id,
             op: header.op,
+            epoch: header.epoch,
             status: header.status as i32,
             data,
             attached: header.attached as usize,

@@ -185,10 +185,9 @@ pub fn adopt(
     }
     let probe = remote::adopt(python, copy)?;
     let facts = Facts::new(probe.info())?;
-    drop(probe);
     // A process in a chroot may not find it when info() is asked for.
     python.import("cryptofd.description")?;
-    let client = Client::new(ffi::own(fd).map_err(Raise)?);
+    let client = probe.on(ffi::own(fd).map_err(Raise)?);
     Ok(CryptoFD::new(
         Backing::Remote(Arc::new(Remote { client, facts })),
         None,

@@ -165,7 +165,7 @@ fn every_truncation_and_every_addition_is_refused() {
 }
 
 /// What every single byte of a header may become without being refused, for ENCRYPT with iv, aad and data:
-/// the op of another request with those sections, the id, and nothing else.
+/// the op of another request with those sections, the id, the epoch, and nothing else.
 #[test]
 fn every_field_changed_is_seen() {
     let whole = &samples()[0];
@@ -179,7 +179,8 @@ fn every_field_changed_is_seen() {
             let parsed = Incoming::parse(&changed);
             match at {
                 4 => assert_eq!(parsed.is_ok(), value == Op::Decrypt as u8, "op {value}"),
-                8..16 => assert!(parsed.is_ok()),
+                // The id and the epoch.
+                8..20 => assert!(parsed.is_ok()),
                 _ => assert!(parsed.is_err(), "byte {at} = {value}"),
             }
         }
@@ -366,6 +367,26 @@ fn the_numbers_are_those_of_the_interface() {
     assert_eq!(number("flag", "RUNNING"), usize::from(FLAG_RUNNING));
     assert_eq!(number("kind", "REQUEST"), usize::from(REQUEST));
     assert_eq!(number("kind", "ANSWER"), usize::from(ANSWER));
+    assert_eq!(number("kind", "EPOCH"), usize::from(EPOCH));
+}
+
+#[test]
+fn an_epoch_is_announced_and_nothing_else_with_it() {
+    let record = Header::announcement(7);
+    assert_eq!(announced(&record).unwrap().unwrap(), 7);
+    assert!(announced(&Header::default().request()).is_none());
+    assert!(announced(&[]).is_none());
+    assert!(announced(&Header::announcement(0)).unwrap().is_err());
+    for at in (4..16).chain(20..HEADER) {
+        let mut broken = record;
+        broken[at] ^= 1;
+        assert!(announced(&broken).unwrap().is_err(), "{at}");
+    }
+    let longer = [&record[..], &[0]].concat();
+    assert!(announced(&longer).unwrap().is_err());
+    let mut request = Header::default().request();
+    set_epoch(&mut request, 9);
+    assert_eq!(epoch(&request), 9);
 }
 
 /// The table of fields is what the header writes.
@@ -375,6 +396,7 @@ fn the_fields_are_where_the_table_says() {
         op: 0x0504,
         flags: 0x0706,
         id: 0x0f0e_0d0c_0b0a_0908,
+        epoch: 0x1312_1110,
         status: 0x1716_1514,
         iv: 0x1b1a_1918,
         aad: 0x1f1e_1d1c,
@@ -390,7 +412,7 @@ fn the_fields_are_where_the_table_says() {
             "size" => assert_eq!(field, [64, 0]),
             "version" => assert_eq!(field, [VERSION]),
             "kind" => assert_eq!(field, [ANSWER]),
-            "epoch" | "reserved" => assert!(field.iter().all(|b| *b == 0)),
+            "reserved" => assert!(field.iter().all(|b| *b == 0)),
             _ => {
                 let expected: Vec<u8> = (offset..offset + size).map(|at| at as u8).collect();
                 assert_eq!(field, expected, "{name}");

@@ -1,13 +1,13 @@
 //! One descriptor's serving end: takes requests, has them done in order, sends the answers.
 
 use super::work::Done;
-use super::{DESCRIPTORS, IN_FLIGHT, Shared, pool};
+use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Shared, pool};
 use crate::error::{Error, Result};
 use crate::record::{self, Header, Incoming, Op};
 use crate::session::{Hasher, Session, Stream};
 use crate::sys::buffer::{Input, Output};
 use crate::sys::descriptor::{self, Guarded};
-use crate::sys::{memfd, socket};
+use crate::sys::{arena, memfd, socket};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,6 +23,10 @@ pub struct State {
     shared: Arc<Shared>,
     pub(super) hasher: Option<Hasher>,
     pub(super) stream: Option<Stream>,
+    /// Whatever ran here was lost with the worker that served it before.
+    pub(super) lost: bool,
+    /// Counted among the session's descriptors.
+    counted: bool,
 }
 
 impl State {
@@ -32,7 +36,28 @@ impl State {
             shared,
             hasher: None,
             stream: None,
+            lost: false,
+            counted: true,
         }
+    }
+
+    /// Who answers for the session, if it is a brokered one.
+    pub(super) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
+        self.shared.keeper.as_ref()
+    }
+
+    /// Not one of the session's descriptors any more; returns how many are left.
+    fn leave(&mut self) -> usize {
+        if std::mem::take(&mut self.counted) {
+            self.shared.descriptors.fetch_sub(1, Ordering::AcqRel) - 1
+        } else {
+            self.shared.descriptors.load(Ordering::Acquire)
+        }
+    }
+
+    /// Nothing of it would be missed.
+    fn clean(&self) -> bool {
+        self.stream.is_none() && self.hasher.as_ref().is_none_or(|h| h.length() == 0)
     }
 
     /// The session.
@@ -44,6 +69,9 @@ impl State {
     pub fn hasher(&mut self) -> Result<&mut Hasher> {
         match &mut self.hasher {
             Some(hasher) => Ok(hasher),
+            None if self.lost => Err(Error::stale(
+                "what this descriptor had taken was lost with its worker: reset, and begin again",
+            )),
             none => Ok(none.insert(self.shared.session.hasher()?)),
         }
     }
@@ -70,13 +98,14 @@ impl State {
         };
         let mut fresh = State::new(self.shared.clone());
         fresh.hasher = hasher;
+        fresh.lost = self.lost;
         Ok(fresh)
     }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.shared.descriptors.fetch_sub(1, Ordering::Relaxed);
+        self.leave();
     }
 }
 
@@ -121,6 +150,8 @@ pub struct Connection {
     outbox: Option<Outgoing>,
     /// Nothing more will come.
     ended: bool,
+    /// To be given up to another worker: as soon as nothing is under way (or, `true`, at once).
+    leaving: Option<bool>,
 }
 
 impl Connection {
@@ -132,6 +163,34 @@ impl Connection {
             ahead: 0,
             outbox: None,
             ended: false,
+            leaving: None,
+        }
+    }
+
+    /// Says first which worker serves now. False: there is no room yet.
+    pub(super) fn announce(&mut self, epoch: u32) -> bool {
+        self.outbox = Some(Outgoing {
+            packet: Header::announcement(epoch).to_vec(),
+            fd: None,
+            op: 0,
+            id: 0,
+        });
+        self.flush().unwrap_or(true)
+    }
+
+    /// To be given up to another worker; true if that can be now.
+    pub(super) fn leave(&mut self, whatever: bool) -> bool {
+        let whatever = whatever || self.leaving == Some(true);
+        self.leaving = Some(whatever);
+        self.may_leave()
+    }
+
+    fn may_leave(&self) -> bool {
+        let idle = self.inbox.is_empty() && self.outbox.is_none();
+        match self.leaving {
+            Some(true) => true,
+            Some(false) => idle && self.state.clean(),
+            None => false,
         }
     }
 
@@ -152,6 +211,9 @@ impl Connection {
                 Ok(true) => {}
                 Ok(false) => return Next::Writable,
                 Err(Gone) => return Next::Over,
+            }
+            if self.may_leave() {
+                return Next::Over;
             }
             if self.inbox.is_empty() && budget == 0 {
                 return Next::Readable;
@@ -209,6 +271,13 @@ impl Connection {
                 self.ended = true;
                 return Ok(());
             };
+            if let Some(keeper) = self.state.keeper() {
+                let epoch = record::epoch(packet);
+                if epoch != 0 && epoch != keeper.epoch() {
+                    // Meant for the worker before; the client sends it again.
+                    continue;
+                }
+            }
             self.accept(packet.to_vec(), id, length, fds, lost);
         }
         Ok(())
@@ -243,6 +312,10 @@ impl Connection {
                             libc::EMFILE,
                             "the serving process has no room for the attached descriptor",
                         ));
+                    } else if request.epoch != 0 && self.state.keeper().is_none() {
+                        waiting.refused = Some(Error::invalid(
+                            "an epoch: this session has no worker to be replaced",
+                        ));
                     } else if waiting.fds.len() < expected {
                         waiting.refused =
                             Some(Error::invalid("the flag ATTACHED without a descriptor"));
@@ -270,10 +343,14 @@ impl Connection {
         };
         drop(fds);
         let (id, op) = (waiting.id, record::op(&waiting.packet));
-        match done.and_then(|done| outgoing(done, id, op)) {
+        let mut outgoing = match done.and_then(|done| outgoing(done, id, op)) {
             Ok(outgoing) => outgoing,
             Err(error) => refusal(&error, id, op),
+        };
+        if let Some(keeper) = self.state.keeper() {
+            record::set_epoch(&mut outgoing.packet, keeper.epoch());
         }
+        outgoing
     }
 
     fn done(&mut self, waiting: &Waiting, fds: &[Guarded]) -> Result<Done> {
@@ -282,6 +359,9 @@ impl Connection {
             let mut result = vec![0; record::HEADER];
             result.extend_from_slice(&number.to_le_bytes());
             return Ok(Done::Record(result));
+        }
+        if let Some(keeper) = self.state.keeper() {
+            keeper.allow(&request)?;
         }
         let attached;
         let (mut aad, mut data) = (request.aad, request.data);
@@ -293,7 +373,7 @@ impl Connection {
             }
             data = tail;
         }
-        self.state.work(&request, aad, data)
+        arena::bounded(|| self.state.work(&request, aad, data))
     }
 
     /// Sends what waits. False: there is no room yet.
@@ -324,11 +404,23 @@ impl Connection {
                         self.state.stream = None;
                     }
                     let error = Error::system(errno, "passing the answer's descriptor");
-                    self.outbox = Some(refusal(&error, outgoing.id, outgoing.op));
+                    let mut refused = refusal(&error, outgoing.id, outgoing.op);
+                    record::set_epoch(&mut refused.packet, record::epoch(&outgoing.packet));
+                    self.outbox = Some(refused);
                     self.flush()
                 }
                 _ => Err(Gone),
             },
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let released = self.may_leave() && !self.ended;
+        let left = self.state.leave();
+        if let Some(keeper) = self.state.keeper() {
+            keeper.ended(self.end.inode(), left, released);
         }
     }
 }
@@ -411,7 +503,7 @@ fn refusal(error: &Error, id: u64, op: u16) -> Outgoing {
 fn wipe(mut packet: Vec<u8>, op: u16) {
     if matches!(
         Op::from_number(op),
-        Some(Op::Unwrap | Op::Derive | Op::Random | Op::Decrypt)
+        Some(Op::Unwrap | Op::Derive | Op::Random | Op::Decrypt | Op::Unseal)
     ) {
         Output::from(&mut packet[..]).wipe();
     }

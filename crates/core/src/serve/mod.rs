@@ -5,13 +5,13 @@ mod pool;
 mod work;
 
 use crate::error::Result;
-use crate::record;
+use crate::record::{self, Incoming};
 use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
 use serde_json::{Value, json};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Requests that are taken from one descriptor ahead of the work, so that CANCEL finds them.
 pub const IN_FLIGHT: usize = 64;
@@ -26,6 +26,67 @@ pub const MEMORY: u64 = 256 << 20;
 pub(crate) struct Shared {
     session: Arc<Session>,
     descriptors: AtomicUsize,
+    keeper: Option<Arc<dyn Keeper>>,
+}
+
+/// Who answers for a brokered session: says what it may do, and is told what becomes of its ends.
+///
+/// An end is told by the inode of its serving socket, which is the same for every copy of it.
+pub trait Keeper: Send + Sync {
+    /// Which worker this is, counted from 1.
+    fn epoch(&self) -> u32;
+
+    /// Whether `request` may be done now. EPERM names the usage that is missing.
+    fn allow(&self, request: &Incoming<'_>) -> Result<()>;
+
+    /// The version of the key, with which SEAL begins.
+    fn version(&self) -> u8;
+
+    /// The session of an older version of the key, for UNSEAL.
+    fn older(&self, version: u8) -> Option<Arc<Session>>;
+
+    /// What INFO tells besides.
+    fn info(&self) -> Value;
+
+    /// A clone's serving end, before the clone's answer leaves: whoever takes over must have it.
+    fn hold(&self, end: BorrowedFd<'_>) -> Result<()>;
+
+    /// An end is not served here any more, and `left` are. `released`: it was given up to another worker.
+    fn ended(&self, end: u64, left: usize, released: bool);
+}
+
+/// A session that is served on ends that were made elsewhere.
+pub struct Kept(Arc<Shared>);
+
+impl Kept {
+    /// Nothing is served yet.
+    pub fn new(session: Arc<Session>, keeper: Arc<dyn Keeper>) -> Result<Kept> {
+        descriptor::watch_forks()?;
+        Ok(Kept(Arc::new(Shared {
+            session,
+            descriptors: AtomicUsize::new(0),
+            keeper: Some(keeper),
+        })))
+    }
+
+    /// Serves this end from now on. `taken_over`: another worker did before; the epoch is announced, and
+    /// what was running on it is lost.
+    pub fn serve(&self, end: OwnedFd, taken_over: bool) -> Result<()> {
+        let mut state = connection::State::new(self.0.clone());
+        state.lost = taken_over;
+        pool::serve_end(end, state, taken_over)
+    }
+
+    /// How many ends are served.
+    pub fn ends(&self) -> usize {
+        self.0.descriptors.load(Ordering::Relaxed)
+    }
+}
+
+/// Gives up every end of this process that has nothing under way; those that have (or all, if
+/// `whatever`) follow when it is finished. Their keepers are told.
+pub fn drain(whatever: bool) {
+    pool::drain(whatever);
 }
 
 /// Gives `session` a descriptor (blocking, close-on-exec). It is served by threads of this process until
@@ -42,6 +103,7 @@ pub fn serve_from(session: Arc<Session>, running: Option<Hasher>) -> Result<Owne
     let mut state = connection::State::new(Arc::new(Shared {
         session,
         descriptors: AtomicUsize::new(0),
+        keeper: None,
     }));
     state.hasher = running;
     pool::serve(state)

@@ -51,15 +51,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn serve(state: State) -> Result<OwnedFd> {
     let pool = Pool::current()?;
     let (end, client) = pair()?;
-    pool.add(Connection::new(end, state))?;
+    pool.add(Connection::new(end, state), true)?;
     Ok(client)
+}
+
+/// Serves `state` on an end whose client's end is elsewhere already.
+pub fn serve_end(end: OwnedFd, state: State, announce: bool) -> Result<()> {
+    let pool = Pool::current()?;
+    let epoch = state.keeper().map_or(0, |keeper| keeper.epoch());
+    let end = descriptor::making(|| Guarded::new(end));
+    let mut connection = Connection::new(end, state);
+    let said = !announce || connection.announce(epoch);
+    pool.add(connection, said)
+}
+
+/// Gives up what has nothing under way, and later the rest.
+pub fn drain(whatever: bool) {
+    let Some(pool) = POOL.get().filter(|pool| pool.alive()) else {
+        return;
+    };
+    let all: Vec<_> = lock(&pool.inside)
+        .connections
+        .iter()
+        .map(|(token, connection)| (*token, connection.clone()))
+        .collect();
+    for (token, connection) in all {
+        if lock(&connection).leave(whatever) {
+            drop(connection);
+            pool.remove(token);
+        }
+    }
 }
 
 /// The same for a client's end that a serving thread passes on.
 pub fn serve_guarded(state: State) -> Result<Guarded> {
     let pool = Pool::current()?;
     let (end, client) = guarded_pair()?;
-    pool.add(Connection::new(end, state))?;
+    if let Some(keeper) = state.keeper() {
+        keeper.hold(end.again())?;
+    }
+    pool.add(Connection::new(end, state), true)?;
     Ok(client)
 }
 
@@ -108,7 +139,7 @@ impl Pool {
     }
 
     /// Serves one more connection, with one more thread if there are too few.
-    fn add(&'static self, connection: Connection) -> Result<()> {
+    fn add(&'static self, connection: Connection, readable: bool) -> Result<()> {
         let connection = Arc::new(Mutex::new(connection));
         let token = {
             let mut inside = lock(&self.inside);
@@ -126,7 +157,9 @@ impl Pool {
                     // Those that run can serve this one too.
                     Err(_) if inside.threads > 0 => {}
                     Err(error) => {
-                        inside.connections.remove(&token);
+                        let removed = inside.connections.remove(&token);
+                        drop(inside);
+                        drop(removed);
                         return Err(system("starting a thread that serves")(error));
                     }
                 }
@@ -138,15 +171,32 @@ impl Pool {
             socket::watch(
                 self.epoll.again(),
                 connection.as_fd(),
-                libc::EPOLLIN | libc::EPOLLONESHOT,
+                libc::EPOLLONESHOT
+                    | if readable {
+                        libc::EPOLLIN
+                    } else {
+                        libc::EPOLLOUT
+                    },
                 token,
                 false,
             )
         };
         watched.map_err(|error| {
-            lock(&self.inside).connections.remove(&token);
+            self.remove(token);
             system("epoll_ctl")(error)
         })
+    }
+
+    /// Serves a connection no more. Other processes may have copies of its end, so that closing ours is
+    /// not enough to end the watching.
+    fn remove(&self, token: u64) {
+        let removed = lock(&self.inside).connections.remove(&token);
+        if let Some(connection) = removed {
+            let connection = lock(&connection);
+            if let Some(end) = connection.end() {
+                let _ = socket::unwatch(self.epoll.again(), end);
+            }
+        }
     }
 
     /// A thread's life.
@@ -193,7 +243,8 @@ impl Pool {
                 })
         };
         if !watched {
-            lock(&self.inside).connections.remove(&token);
+            drop(connection);
+            self.remove(token);
         }
     }
 }

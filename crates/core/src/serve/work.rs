@@ -3,9 +3,11 @@
 use super::connection::State;
 use super::{ITERATIONS, MEMORY, limits};
 use crate::engine::Direction;
+use crate::engines::software::random;
 use crate::error::{Error, Result};
 use crate::record::{self, Incoming, Op};
 use crate::secret;
+use crate::session::{Session, Stream};
 use crate::sys::buffer::{Input, Output};
 use crate::table::Kind;
 
@@ -65,8 +67,15 @@ impl State {
         let done = match request.op {
             Op::Clone => return Ok(Done::Clone(Box::new(self.fork()?))),
             Op::Info => {
-                let info = self.session().info().json(limits()).to_string();
-                copied(info.as_bytes())?
+                let mut info = self.session().info().json(limits());
+                if let (Some(info), Some(keeper)) = (info.as_object_mut(), self.keeper()) {
+                    if let serde_json::Value::Object(more) = keeper.info() {
+                        info.extend(more);
+                    }
+                    info.insert("brokered".into(), true.into());
+                    info.insert("epoch".into(), keeper.epoch().into());
+                }
+                copied(info.to_string().as_bytes())?
             }
             // Counted where the queue is.
             Op::Cancel => room(0)?,
@@ -77,6 +86,8 @@ impl State {
             }
             Op::Encrypt => self.crypt(Direction::Encrypt, request.iv, aad, data)?,
             Op::Decrypt => self.crypt(Direction::Decrypt, request.iv, aad, data)?,
+            Op::Seal => self.seal(aad, data)?,
+            Op::Unseal => self.unseal(aad, data)?,
             Op::Digest => {
                 let mut result = room(self.digest_length(request)?)?;
                 self.session()
@@ -113,6 +124,7 @@ impl State {
                 }
                 // A stream that lost its state begins anew here as well.
                 self.stream = None;
+                self.lost = false;
                 room(0)?
             }
             Op::StreamBegin => {
@@ -121,10 +133,11 @@ impl State {
                 })?;
                 self.stream = None;
                 self.stream = Some(self.session().stream(direction, request.iv)?);
+                self.lost = false;
                 room(0)?
             }
             Op::StreamUpdate => {
-                let stream = self.stream.as_mut().ok_or_else(no_stream)?;
+                let stream = self.stream()?;
                 let mut result = room(stream.room(data.len()))?;
                 let out = Output::from(&mut result[record::HEADER..]);
                 let given = stream.update(Input::from(data), out)?;
@@ -132,7 +145,7 @@ impl State {
                 result
             }
             Op::StreamFinish => {
-                let stream = self.stream.as_mut().ok_or_else(no_stream)?;
+                let stream = self.stream()?;
                 let mut result = room(stream.final_room())?;
                 let given = stream.finish(Output::from(&mut result[record::HEADER..]))?;
                 result.truncate(record::HEADER + given);
@@ -167,6 +180,69 @@ impl State {
             (false, _) => session.crypt(direction, iv, data, out)?,
         };
         result.truncate(record::HEADER + given);
+        Ok(result)
+    }
+
+    fn stream(&mut self) -> Result<&mut Stream> {
+        let lost = self.lost;
+        self.stream.as_mut().ok_or_else(|| {
+            if lost {
+                Error::stale("the stream was lost with its worker: STREAM_BEGIN again")
+            } else {
+                Error::invalid("no stream is open on this descriptor: STREAM_BEGIN first")
+            }
+        })
+    }
+
+    /// The key's version, an IV of our own, the ciphertext and the tag. 96 random bits: at most 2^32
+    /// messages a key (SP 800-38D, 8.3).
+    fn seal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+        let session = self.session();
+        sealable(session)?;
+        let mut result = room(1 + SEAL_IV + data.len() + session.tag_size())?;
+        let (head, out) = result[record::HEADER..].split_at_mut(1 + SEAL_IV);
+        head[0] = self.keeper().map_or(1, |keeper| keeper.version());
+        random(&mut head[1..])?;
+        session.seal(
+            &head[1..],
+            Input::from(aad),
+            Input::from(data),
+            Output::from(out),
+        )?;
+        Ok(result)
+    }
+
+    fn unseal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+        sealable(self.session())?;
+        let tag = self.session().tag_size();
+        let least = 1 + SEAL_IV + tag;
+        if data.len() < least {
+            return Err(Error::invalid(format!(
+                "{} bytes: what SEAL gives here has at least {least}",
+                data.len()
+            )));
+        }
+        let (head, sealed) = data.split_at(1 + SEAL_IV);
+        let version = self.keeper().map_or(1, |keeper| keeper.version());
+        let older;
+        let session = if head[0] == version {
+            self.session()
+        } else {
+            older = self.keeper().and_then(|keeper| keeper.older(head[0]));
+            older.as_ref().ok_or_else(|| {
+                Error::invalid(format!(
+                    "sealed with version {} of the key: this session has version {version}",
+                    head[0]
+                ))
+            })?
+        };
+        let mut result = room(sealed.len() - tag)?;
+        session.unseal(
+            &head[1..],
+            Input::from(aad),
+            Input::from(sealed),
+            Output::from(&mut result[record::HEADER..]),
+        )?;
         Ok(result)
     }
 
@@ -246,6 +322,18 @@ impl State {
     }
 }
 
-fn no_stream() -> Error {
-    Error::invalid("no stream is open on this descriptor: STREAM_BEGIN first")
+/// Bytes of the IV that SEAL makes.
+const SEAL_IV: usize = 12;
+
+fn sealable(session: &Session) -> Result<()> {
+    let algorithm = session.algorithm();
+    if algorithm.kind == Kind::Aead && algorithm.iv.contains(SEAL_IV) {
+        Ok(())
+    } else {
+        Err(Error::unsupported(format!(
+            "{} is a {}: SEAL is for AEADs with an IV of {SEAL_IV} bytes",
+            algorithm.name,
+            algorithm.kind.name()
+        )))
+    }
 }

@@ -2,14 +2,17 @@
 //!
 //! Regions of 64 KiB between two guard pages, locked (mlock) and left out of core dumps
 //! (MADV_DONTDUMP), cut page by page into slots of a few sizes. A free slot is zero but for the link
-//! to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so.
+//! to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so; in a process
+//! that is `strict()`, there is none then: ENOMEM.
 //!
 //! fork(): the child gets the slots with their contents. Locks on memory are not inherited, so the
 //! child locks its regions again; the arena's own lock is held across the fork, so that no other
 //! thread leaves it half changed.
 
+use crate::error::{Error, Kind, Result};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +25,36 @@ const ALIGN: usize = 64;
 
 /// Bytes of the arena that could not be locked.
 static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether memory that cannot be locked is not given.
+static STRICT: AtomicBool = AtomicBool::new(false);
+
+/// From now on in this process, and for good: no secret in memory that is not locked. What needs more than
+/// RLIMIT_MEMLOCK allows unwinds to `bounded`.
+pub fn strict() {
+    STRICT.store(true, Ordering::Relaxed);
+}
+
+/// What unwinds from an arena that is strict and full.
+struct Full(usize);
+
+/// Runs `f`; ENOMEM if it needs more locked memory than there is.
+pub fn bounded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(done) => done,
+        Err(panic) => match panic.downcast::<Full>() {
+            Ok(full) => Err(Error::new(
+                Kind::System,
+                libc::ENOMEM,
+                format!(
+                    "{} more bytes of locked memory: past RLIMIT_MEMLOCK; raise it, or close sessions",
+                    full.0
+                ),
+            )),
+            Err(other) => resume_unwind(other),
+        },
+    }
+}
 
 /// Whether all of the arena's memory is locked, as far as it was needed until now.
 pub fn locked() -> bool {
@@ -149,8 +182,9 @@ fn out_of_memory(length: usize) -> ! {
     }
 }
 
-/// A fresh mapping of `length` bytes (whole pages) between two guard pages.
-fn map(state: &mut State, length: usize) -> usize {
+/// A fresh mapping of `length` bytes (whole pages) between two guard pages. `None`: it cannot be locked, and
+/// must be.
+fn map(state: &mut State, length: usize) -> Option<usize> {
     // SAFETY: a fresh anonymous mapping, of which only the middle is made accessible.
     let start = unsafe {
         let base = libc::mmap(
@@ -178,8 +212,12 @@ fn map(state: &mut State, length: usize) -> usize {
         locked: false,
     };
     mapping.lock(false);
+    let given = mapping.locked || !STRICT.load(Ordering::Relaxed);
     state.mappings.push(mapping);
-    start
+    if !given {
+        unmap(state, start);
+    }
+    given.then_some(start)
 }
 
 fn unmap(state: &mut State, start: usize) {
@@ -212,11 +250,11 @@ fn whole_pages(size: usize) -> usize {
 fn take(size: usize) -> NonNull<u8> {
     let pointer = ARENA.with(|state| {
         let Some(class) = class(size) else {
-            return map(state, whole_pages(size)) as *mut u8;
+            return map(state, whole_pages(size)).map(|start| start as *mut u8);
         };
         if state.free[class].is_null() {
             if state.next == state.end {
-                state.next = map(state, REGION);
+                state.next = map(state, REGION)?;
                 state.end = state.next + REGION;
             }
             let page = state.next;
@@ -232,8 +270,12 @@ fn take(size: usize) -> NonNull<u8> {
             state.free[class] = slot.cast::<*mut u8>().read();
             slot.cast::<*mut u8>().write(null_mut());
         }
-        slot
+        Some(slot)
     });
+    // Unwinds only after the arena's lock is free again.
+    let Some(pointer) = pointer else {
+        resume_unwind(Box::new(Full(size)));
+    };
     // SAFETY: neither a mapping nor a slot is null.
     unsafe { NonNull::new_unchecked(pointer) }
 }
@@ -529,6 +571,37 @@ mod tests {
             }
             stop.store(true, Ordering::Relaxed);
         });
+    }
+
+    #[test]
+    fn past_the_limit_a_strict_arena_gives_nothing() {
+        let answer = in_child(|| {
+            strict();
+            let limit = libc::rlimit {
+                rlim_cur: 256 << 10,
+                rlim_max: 256 << 10,
+            };
+            // SAFETY: this child only: little locked memory, and no privilege to lock more.
+            let limited = unsafe {
+                libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) == 0
+                    && (libc::geteuid() != 0 || libc::setresuid(65534, 65534, 65534) == 0)
+            };
+            let before = unlocked();
+            let mut kept = Vec::new();
+            let mut refused = 0;
+            for _ in 0..100 {
+                match bounded(|| Ok(Secret::new(&[5; 8192]))) {
+                    Ok(secret) => kept.push(secret),
+                    Err(error) => refused += u8::from(error.errno() == libc::ENOMEM),
+                }
+            }
+            let few = kept.len() + usize::from(refused) == 100 && !kept.is_empty() && refused > 50;
+            kept.pop();
+            let again = bounded(|| Ok(Secret::new(&[6; 8192]))).is_ok();
+            let never = unlocked() == before;
+            vec![limited.into(), few.into(), again.into(), never.into()]
+        });
+        assert_eq!(answer, Some(vec![1, 1, 1, 1]));
     }
 
     #[test]

@@ -270,6 +270,11 @@ impl Guarded {
         Some(unsafe { BorrowedFd::borrow_raw(self.fd) })
     }
 
+    /// The inode of what it was taken over as.
+    pub fn inode(&self) -> u64 {
+        self.slot.ino.load(Ordering::Relaxed)
+    }
+
     /// The descriptor, unchecked: for calls that follow a `get` closely.
     pub fn again(&self) -> BorrowedFd<'_> {
         // SAFETY: a number that may have been closed behind our back gives EBADF, which is handled.

@@ -73,12 +73,42 @@ const MOST_FDS: usize = 2;
 /// Their control message, in words for its alignment: a header of 16 bytes (12 on 32 bits) and the numbers.
 type Control = [u64; 4];
 
+/// Most descriptors beside a packet of `send_many`.
+pub const MANY: usize = 16;
+/// Their control message.
+type LargeControl = [u64; 2 + MANY / 2];
+
 /// Sends one packet of all `parts`, with a descriptor or without.
 pub fn send(
     fd: BorrowedFd<'_>,
     parts: &[Input<'_>],
     attached: Option<BorrowedFd<'_>>,
     nonblock: bool,
+) -> io::Result<()> {
+    let mut control: Control = [0; 4];
+    send_with(fd, parts, attached.as_slice(), nonblock, &mut control)
+}
+
+/// The same with any number of descriptors up to `MANY`.
+pub fn send_many(
+    fd: BorrowedFd<'_>,
+    parts: &[Input<'_>],
+    attached: &[BorrowedFd<'_>],
+    nonblock: bool,
+) -> io::Result<()> {
+    if attached.len() > MANY {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    let mut control: LargeControl = [0; 2 + MANY / 2];
+    send_with(fd, parts, attached, nonblock, &mut control)
+}
+
+fn send_with(
+    fd: BorrowedFd<'_>,
+    parts: &[Input<'_>],
+    attached: &[BorrowedFd<'_>],
+    nonblock: bool,
+    control: &mut [u64],
 ) -> io::Result<()> {
     let iov: Vec<libc::iovec> = parts
         .iter()
@@ -87,24 +117,27 @@ pub fn send(
             iov_len: part.len(),
         })
         .collect();
-    let mut control: Control = [0; 4];
     // SAFETY: all zero is an empty msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = iov.as_ptr().cast_mut();
     message.msg_iovlen = iov.len() as _;
-    if let Some(attached) = attached {
-        const SIZE: u32 = size_of::<RawFd>() as u32;
+    if !attached.is_empty() {
+        let size = size_of_val(attached) as u32;
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: `control` has room for one header and one number, and lives through the call.
+        // SAFETY: both callers' `control` has room for one header and the numbers (checked here again), and
+        // lives through the call.
         unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(SIZE) as _;
+            let space = libc::CMSG_SPACE(size);
+            assert!(space as usize <= size_of_val(control));
+            message.msg_controllen = space as _;
             let header = libc::CMSG_FIRSTHDR(&raw const message);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(SIZE) as _;
-            libc::CMSG_DATA(header)
-                .cast::<RawFd>()
-                .write_unaligned(attached.as_raw_fd());
+            (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+            let numbers = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (place, attached) in attached.iter().enumerate() {
+                numbers.add(place).write_unaligned(attached.as_raw_fd());
+            }
         }
     }
     let flags = libc::MSG_NOSIGNAL | if nonblock { libc::MSG_DONTWAIT } else { 0 };
@@ -146,6 +179,26 @@ pub fn receive(
     take: Take,
     nonblock: bool,
 ) -> io::Result<Received> {
+    let mut control: Control = [0; 4];
+    // SAFETY: arithmetic.
+    let room = unsafe { libc::CMSG_SPACE((MOST_FDS * size_of::<RawFd>()) as u32) };
+    let control = &mut control[..(room as usize).div_ceil(8)];
+    receive_with(fd, parts, take, nonblock, control)
+}
+
+/// Receives one packet with up to `MANY` descriptors.
+pub fn receive_many(fd: BorrowedFd<'_>, buffer: &mut [u8], nonblock: bool) -> io::Result<Received> {
+    let mut control: LargeControl = [0; 2 + MANY / 2];
+    receive_with(fd, &mut [buffer], Take::Whole, nonblock, &mut control)
+}
+
+fn receive_with(
+    fd: BorrowedFd<'_>,
+    parts: &mut [&mut [u8]],
+    take: Take,
+    nonblock: bool,
+    control: &mut [u64],
+) -> io::Result<Received> {
     let mut iov: Vec<libc::iovec> = parts
         .iter_mut()
         .map(|part| libc::iovec {
@@ -153,16 +206,13 @@ pub fn receive(
             iov_len: part.len(),
         })
         .collect();
-    let mut control: Control = [0; 4];
     // SAFETY: all zero is an empty msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = iov.as_mut_ptr();
     message.msg_iovlen = iov.len() as _;
     if matches!(take, Take::Whole | Take::Peek) {
         message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: arithmetic.
-        message.msg_controllen =
-            unsafe { libc::CMSG_SPACE((MOST_FDS * size_of::<RawFd>()) as u32) } as _;
+        message.msg_controllen = size_of_val(control) as _;
     }
     let mut flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_TRUNC;
     if nonblock {
@@ -236,6 +286,15 @@ pub fn watch(
     } else {
         libc::EPOLL_CTL_ADD
     };
+    // SAFETY: `event` lives through the call.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) })?;
+    Ok(())
+}
+
+/// Has `epoll` forget `fd`.
+pub fn unwatch(epoll: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    let what = libc::EPOLL_CTL_DEL;
     // SAFETY: `event` lives through the call.
     check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), what, fd.as_raw_fd(), &raw mut event) })?;
     Ok(())

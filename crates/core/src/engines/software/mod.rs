@@ -43,6 +43,11 @@ impl Engine for Software {
     }
 }
 
+/// Fills `out` from AWS-LC's DRBG, which notices forks and snapshots of virtual machines.
+pub fn random(out: &mut [u8]) -> Result<()> {
+    crate::engine::Random::fill(&ffi::random::Drbg, out)
+}
+
 fn lacks(spec: &Spec) -> Error {
     Error::not_offered(format!("no {}", spec.algorithm.name))
 }
