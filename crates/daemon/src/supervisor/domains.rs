@@ -1,0 +1,655 @@
+//! Trust domains and their workers: starting, watching, taking over, replacing.
+
+use super::process::{Process, command};
+use super::{Deaths, EXIT, End, LINK, Supervisor, system};
+use crate::packet::{FDS, Incoming, Link, Packet, answered};
+use crate::sys;
+use cryptofd_core::error::{Error, Kind, Result};
+use cryptofd_core::sys::socket;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a worker may need until it is ready.
+pub const READY: Duration = Duration::from_secs(5);
+/// How often a worker that serves sessions is asked whether it lives.
+const PING: Duration = Duration::from_secs(1);
+/// How long it may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long streams may go on at a planned replacement.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What a worker was asked and has not answered.
+enum Pending {
+    Kek,
+    Broker,
+    Ping,
+    Drain,
+    Serve { sid: u64, ends: Vec<u64> },
+}
+
+/// A worker process.
+pub struct Worker {
+    pub domain: String,
+    pub process: Process,
+    pub link: Link,
+    pub epoch: u32,
+    pub ready: bool,
+    started: Instant,
+    pending: HashMap<u64, Pending>,
+    last: u64,
+    /// When it was asked whether it lives; `None`: it has answered.
+    asked: Option<Instant>,
+    answered: Instant,
+    /// The worker in whose place it comes, once it is ready.
+    replaces: Option<u64>,
+    /// When it has to be gone, if another has come in its place.
+    leaving: Option<Instant>,
+    /// The broker's request for the replacement.
+    replacement: Option<u64>,
+}
+
+impl Worker {
+    /// One that was started before this program was run anew.
+    pub fn known(domain: String, process: Process, link: Link, epoch: u32, last: u64) -> Worker {
+        Worker {
+            domain,
+            process,
+            link,
+            epoch,
+            ready: true,
+            started: Instant::now(),
+            pending: HashMap::new(),
+            last,
+            asked: None,
+            answered: Instant::now(),
+            replaces: None,
+            leaving: None,
+            replacement: None,
+        }
+    }
+
+    fn next(&mut self, pending: Pending) -> u64 {
+        self.last += 1;
+        self.pending.insert(self.last, pending);
+        self.last
+    }
+
+    /// When something about it is overdue.
+    pub fn deadline(&self, idle: bool) -> Option<Instant> {
+        if let Some(at) = self.leaving {
+            return Some(at);
+        }
+        if !self.ready {
+            return Some(self.started + READY);
+        }
+        match self.asked {
+            Some(at) => Some(at + PATIENCE),
+            None if idle => None,
+            None => Some(self.answered + PING),
+        }
+    }
+
+    /// Nothing is under way with it.
+    pub fn quiet(&self) -> bool {
+        self.ready
+            && self.replaces.is_none()
+            && self.leaving.is_none()
+            && !self.link.waiting()
+            && self.pending.values().all(|p| matches!(p, Pending::Ping))
+    }
+
+    /// The number of its last request.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Whether another has come in its place.
+    pub fn leaves(&self) -> bool {
+        self.leaving.is_some()
+    }
+}
+
+/// A trust domain.
+#[derive(Default)]
+pub struct Domain {
+    /// The worker that serves new sessions.
+    pub current: Option<u64>,
+    /// Of its last worker.
+    pub epoch: u32,
+    pub(super) deaths: Deaths,
+    /// Why nobody serves it any more.
+    pub given_up: Option<String>,
+    /// The broker's requests that wait for a worker.
+    pub waiting: Vec<u64>,
+}
+
+impl Supervisor {
+    pub(super) fn domain_has_sessions(&self, domain: &str) -> bool {
+        self.sessions.values().any(|s| s.domain == domain)
+    }
+
+    /// The worker of a domain, started if there is none.
+    pub(super) fn current(&mut self, name: &str) -> Result<u64> {
+        let domain = self.domains.entry(name.to_owned()).or_default();
+        if let Some(number) = domain.current {
+            return Ok(number);
+        }
+        if let Some(why) = &domain.given_up {
+            if !domain.deaths.over() {
+                return Err(Error::new(
+                    Kind::NoEngine,
+                    libc::ENODEV,
+                    format!("nobody serves {name}: {why}; try again in ten seconds"),
+                ));
+            }
+            domain.given_up = None;
+        }
+        self.start_worker(name)
+    }
+
+    fn start_worker(&mut self, name: &str) -> Result<u64> {
+        let (here, there) = socket::pair().map_err(system("socketpair"))?;
+        let domain = self.domains.entry(name.to_owned()).or_default();
+        let epoch = domain.epoch + 1;
+        let program = sys::program().map_err(system("the path of this program"))?;
+        let mut command = command(program.as_os_str());
+        command
+            .arg("worker")
+            .arg("--control")
+            .arg(there.as_raw_fd().to_string())
+            .arg("--epoch")
+            .arg(epoch.to_string());
+        if let Some((uid, gid)) = self.options.user {
+            command.arg("--uid").arg(uid.to_string());
+            command.arg("--gid").arg(gid.to_string());
+        }
+        let process = Process::start(&mut command, &[there.as_fd()])?;
+        drop(there);
+        self.last_worker += 1;
+        let number = self.last_worker;
+        let mut worker = Worker::known(name.to_owned(), process, Link::new(here), epoch, 0);
+        worker.ready = false;
+        let id = worker.next(Pending::Kek);
+        self.kek.give(id, &mut worker.link)?;
+        self.watch(worker.link.as_fd(), LINK | number)?;
+        self.watch(worker.process.as_fd(), EXIT | number)?;
+        let domain = self.domains.entry(name.to_owned()).or_default();
+        domain.epoch = epoch;
+        domain.current = Some(number);
+        self.workers.insert(number, worker);
+        Ok(number)
+    }
+
+    /// A fresh channel between a worker and the broker; returns the broker's end.
+    pub(super) fn channel(&mut self, number: u64) -> Result<OwnedFd> {
+        let (broker, there) = socket::pair().map_err(system("socketpair"))?;
+        let worker = self.worker(number)?;
+        let id = worker.next(Pending::Broker);
+        worker
+            .link
+            .send(&json!({"id": id, "op": "broker"}), vec![there])?;
+        self.rewatch_worker(number);
+        Ok(broker)
+    }
+
+    fn worker(&mut self, number: u64) -> Result<&mut Worker> {
+        self.workers
+            .get_mut(&number)
+            .ok_or_else(|| Error::system(libc::ESRCH, "this worker"))
+    }
+
+    fn rewatch_worker(&self, number: u64) {
+        if let Some(worker) = self.workers.get(&number) {
+            self.rewatch(&worker.link, LINK | number);
+        }
+    }
+
+    /// Gives a worker ends of a session (by inode): those whose worker it is from now on.
+    pub(super) fn give(&mut self, number: u64, sid: u64, ends: &[u64]) -> Result<()> {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return Ok(());
+        };
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return Err(Error::system(libc::ESRCH, "this worker"));
+        };
+        for some in ends.chunks(FDS - 1) {
+            let mut fds = Vec::new();
+            for end in &mut session.ends {
+                if some.contains(&end.inode) {
+                    end.worker = number;
+                    fds.push(end.fd.try_clone().map_err(system("dup"))?);
+                }
+            }
+            let id = worker.next(Pending::Serve {
+                sid,
+                ends: some.to_vec(),
+            });
+            // Nobody has seen a session that still has to be answered.
+            let taken_over = session.reply.is_none();
+            let serve = json!({
+                "id": id, "op": "serve", "sid": sid, "recipe": session.recipe, "ends": fds.len(),
+                "takeover": taken_over,
+            });
+            worker.link.send(&serve, fds)?;
+        }
+        self.rewatch_worker(number);
+        Ok(())
+    }
+
+    pub(super) fn worker_readable(&mut self, number: u64) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        for _ in 0..256 {
+            let Some(worker) = self.workers.get_mut(&number) else {
+                break;
+            };
+            match worker.link.receive(&mut buffer) {
+                Incoming::Packet(packet) => self.heard(number, packet),
+                Incoming::Garbage(error) => {
+                    // Ours do not send such: it is not ours any more.
+                    eprintln!(
+                        "cryptofd-daemon: worker {} of {} sent what is none of ours ({error}): ended",
+                        worker.process.pid, worker.domain
+                    );
+                    worker.process.signal(libc::SIGKILL);
+                    let _ = socket::unwatch(self.epoll.as_fd(), worker.link.as_fd());
+                    break;
+                }
+                Incoming::Nothing => break,
+                Incoming::End => {
+                    // Its exit follows, or it is made to.
+                    worker.process.signal(libc::SIGKILL);
+                    let _ = socket::unwatch(self.epoll.as_fd(), worker.link.as_fd());
+                    self.buffer = buffer;
+                    return;
+                }
+            }
+        }
+        self.buffer = buffer;
+        if let Some(worker) = self.workers.get_mut(&number) {
+            worker.link.flush();
+        }
+        self.rewatch_worker(number);
+    }
+
+    /// One packet of a worker, of which nothing is believed.
+    fn heard(&mut self, number: u64, mut packet: Packet) {
+        match packet.text("event") {
+            Ok("hold") => {
+                let Ok(sid) = packet.number("sid") else {
+                    return;
+                };
+                let Ok(fd) = packet.only_fd() else { return };
+                self.hold(number, sid, fd);
+            }
+            Ok("ended") => {
+                let (Ok(sid), Ok(end)) = (packet.number("sid"), packet.number("end")) else {
+                    return;
+                };
+                let released = packet.object.get("released") == Some(&Value::Bool(true));
+                self.ended(number, sid, end, released);
+            }
+            Ok(_) => {}
+            Err(_) => self.worker_answered(number, &packet),
+        }
+    }
+
+    fn hold(&mut self, number: u64, sid: u64, fd: OwnedFd) {
+        let Ok(inode) = sys::inode(fd.as_fd()) else {
+            return;
+        };
+        let Some(worker) = self.workers.get(&number) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let most = cryptofd_core::serve::DESCRIPTORS;
+        if session.domain != worker.domain || session.ends.len() >= most {
+            return;
+        }
+        super::systemd::keep_end(sid, std::iter::once(fd.as_fd()));
+        session.ends.push(End {
+            fd,
+            inode,
+            worker: number,
+        });
+    }
+
+    fn ended(&mut self, number: u64, sid: u64, inode: u64, released: bool) {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let place = session
+            .ends
+            .iter()
+            .position(|end| end.inode == inode && end.worker == number);
+        if place.is_none() {
+            return;
+        }
+        if released {
+            let next = self.domains.get(&session.domain).and_then(|d| d.current);
+            if let Some(next) = next.filter(|next| *next != number) {
+                if self.give(next, sid, &[inode]).is_ok() {
+                    return;
+                }
+            }
+        }
+        self.drop_ends(sid, &[inode]);
+    }
+
+    /// Lets go of ends, and of the session with its last one.
+    fn drop_ends(&mut self, sid: u64, inodes: &[u64]) {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        session.ends.retain(|end| {
+            let gone = inodes.contains(&end.inode);
+            if gone {
+                sys::shutdown(end.fd.as_fd());
+            }
+            !gone
+        });
+        if session.ends.is_empty() {
+            self.close_session(sid);
+        }
+    }
+
+    /// Ends a session for everybody: its holders see POLLHUP.
+    pub(super) fn close_session(&mut self, sid: u64) -> bool {
+        let Some(session) = self.sessions.remove(&sid) else {
+            return false;
+        };
+        for end in &session.ends {
+            sys::shutdown(end.fd.as_fd());
+        }
+        super::systemd::forget(sid);
+        self.busy = Instant::now();
+        if let Some((id, _)) = session.reply {
+            let gone = Error::system(libc::ENODEV, "the session's worker");
+            self.reply(id, Err(gone), Vec::new());
+        } else {
+            self.tell(&json!({"event": "ended", "sid": sid}), Vec::new());
+        }
+        true
+    }
+
+    fn worker_answered(&mut self, number: u64, packet: &Packet) {
+        let Ok(id) = packet.number("id") else { return };
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return;
+        };
+        let Some(pending) = worker.pending.remove(&id) else {
+            return;
+        };
+        let done = answered(&packet.object).map(drop);
+        worker.answered = Instant::now();
+        match (pending, done) {
+            (Pending::Kek, Ok(())) => self.ready(number),
+            (Pending::Kek, Err(error)) => {
+                eprintln!(
+                    "cryptofd-daemon: worker {}: {error}",
+                    self.workers[&number].process.pid
+                );
+                self.workers[&number].process.signal(libc::SIGKILL);
+            }
+            (Pending::Ping, _) => worker.asked = None,
+            (Pending::Broker | Pending::Drain, _) => {}
+            (Pending::Serve { sid, .. }, Ok(())) => {
+                let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
+                if let Some((id, client)) = reply {
+                    self.reply(id, Ok(json!({"sid": sid})), vec![client]);
+                }
+            }
+            (Pending::Serve { sid, ends }, Err(error)) => {
+                let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
+                match reply {
+                    Some((id, _)) => {
+                        self.sessions.remove(&sid);
+                        super::systemd::forget(sid);
+                        self.reply(id, Err(error), Vec::new());
+                    }
+                    None => {
+                        let mine: Vec<u64> = self.sessions.get(&sid).map_or(Vec::new(), |s| {
+                            let mine = s.ends.iter().filter(|e| e.worker == number);
+                            mine.map(|e| e.inode).filter(|i| ends.contains(i)).collect()
+                        });
+                        self.drop_ends(sid, &mine);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A worker has its key-encryption key and can serve.
+    fn ready(&mut self, number: u64) {
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return;
+        };
+        worker.ready = true;
+        let (name, replaces) = (worker.domain.clone(), worker.replaces.take());
+        let (pid, epoch) = (worker.process.pid, worker.epoch);
+        let waiting = match self.domains.get_mut(&name) {
+            Some(domain) => std::mem::take(&mut domain.waiting),
+            None => Vec::new(),
+        };
+        let known = waiting.is_empty();
+        for id in waiting {
+            match self.channel(number) {
+                Ok(fd) => self.reply(id, Ok(json!({"pid": pid, "epoch": epoch})), vec![fd]),
+                Err(error) => self.reply(id, Err(error), Vec::new()),
+            }
+        }
+        if known && epoch > 1 {
+            if let Ok(fd) = self.channel(number) {
+                let why = if replaces.is_some() {
+                    "replaced"
+                } else {
+                    "taken over"
+                };
+                let event = json!({
+                    "event": "worker", "domain": name, "pid": pid, "epoch": epoch, "why": why,
+                });
+                self.tell(&event, vec![fd]);
+            }
+        }
+        if let Some(old) = replaces {
+            if let Some(old) = self.workers.get_mut(&old) {
+                let id = old.next(Pending::Drain);
+                old.leaving = Some(Instant::now() + DRAIN + READY);
+                let drain = json!({"id": id, "op": "drain", "seconds": DRAIN.as_secs()});
+                if old.link.send(&drain, Vec::new()).is_err() {
+                    old.process.signal(libc::SIGKILL);
+                }
+            }
+            self.rewatch_worker(old);
+        }
+        self.say_status();
+    }
+
+    /// Does what time asks for with one worker.
+    pub(super) fn look_after(&mut self, number: u64, now: Instant) {
+        let Some(worker) = self.workers.get(&number) else {
+            return;
+        };
+        let idle = !self.domain_has_sessions(&worker.domain);
+        if worker.deadline(idle).is_none_or(|at| at > now) {
+            return;
+        }
+        let Ok(worker) = self.worker(number) else {
+            return;
+        };
+        if worker.leaving.is_some() || worker.asked.is_some() {
+            // Too late, or silent: its exit is what follows.
+            worker.asked = Some(now);
+            worker.leaving = worker.leaving.map(|_| now + READY);
+            worker.process.signal(libc::SIGKILL);
+        } else if !worker.ready {
+            worker.started = now;
+            worker.process.signal(libc::SIGKILL);
+            let name = worker.domain.clone();
+            self.give_up(&name, "no worker was ready within 5 seconds");
+        } else {
+            worker.asked = Some(now);
+            let id = worker.next(Pending::Ping);
+            let _ = worker
+                .link
+                .send(&json!({"id": id, "op": "ping"}), Vec::new());
+            self.rewatch_worker(number);
+        }
+    }
+
+    /// Ends a domain's sessions: their holders see POLLHUP.
+    fn give_up(&mut self, name: &str, why: &str) {
+        eprintln!("cryptofd-daemon: {name} is given up: {why}");
+        let Some(domain) = self.domains.get_mut(name) else {
+            return;
+        };
+        domain.given_up = Some(why.to_owned());
+        domain.current = None;
+        let waiting = std::mem::take(&mut domain.waiting);
+        let sids: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.domain == name)
+            .map(|(sid, _)| *sid)
+            .collect();
+        for sid in sids {
+            self.close_session(sid);
+        }
+        for id in waiting {
+            let error = Error::new(
+                Kind::NoEngine,
+                libc::ENODEV,
+                format!("nobody serves {name}: {why}"),
+            );
+            self.reply(id, Err(error), Vec::new());
+        }
+        self.say_status();
+    }
+
+    /// A worker is gone: what it said before comes first, then the next one takes over.
+    pub(super) fn worker_exited(&mut self, number: u64) {
+        let Some(worker) = self.workers.get(&number) else {
+            return;
+        };
+        let Some(exit) = worker.process.reap() else {
+            return;
+        };
+        let mut buffer = std::mem::take(&mut self.buffer);
+        while let Some(worker) = self.workers.get(&number) {
+            match worker.link.receive(&mut buffer) {
+                Incoming::Packet(packet) => self.heard(number, packet),
+                Incoming::Garbage(_) => {}
+                Incoming::Nothing | Incoming::End => break,
+            }
+        }
+        self.buffer = buffer;
+        let Some(worker) = self.workers.remove(&number) else {
+            return;
+        };
+        let _ = socket::unwatch(self.epoll.as_fd(), worker.link.as_fd());
+        let _ = socket::unwatch(self.epoll.as_fd(), worker.process.as_fd());
+        let name = worker.domain.clone();
+        if worker.leaving.is_none() {
+            eprintln!(
+                "cryptofd-daemon: worker {} of {name} is gone: {exit}",
+                worker.process.pid
+            );
+        }
+        if let Some(id) = worker.replacement {
+            self.replaced(id, worker.leaving.is_some());
+        }
+        let Some(domain) = self.domains.get_mut(&name) else {
+            return;
+        };
+        if domain.current == Some(number) {
+            domain.current = None;
+            let too_many = domain.deaths.add();
+            // One that was to replace another, which is still there.
+            let old = worker.replaces.filter(|old| self.workers.contains_key(old));
+            if let Some(old) = old {
+                let domain = self.domains.entry(name.clone()).or_default();
+                domain.current = Some(old);
+            } else if too_many {
+                let why = format!("five workers died within ten seconds, the last: {exit}");
+                return self.give_up(&name, &why);
+            } else if let Err(error) = self.start_worker(&name) {
+                return self.give_up(&name, error.message());
+            }
+        }
+        self.hand_over(&name, number);
+        self.say_status();
+    }
+
+    /// Gives all that a worker served to the one that serves now.
+    fn hand_over(&mut self, name: &str, from: u64) {
+        let Some(next) = self.domains.get(name).and_then(|d| d.current) else {
+            return;
+        };
+        let mine: Vec<(u64, Vec<u64>)> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.domain == name)
+            .map(|(sid, session)| {
+                let mine = session.ends.iter().filter(|end| end.worker == from);
+                (*sid, mine.map(|end| end.inode).collect::<Vec<u64>>())
+            })
+            .filter(|(_, ends)| !ends.is_empty())
+            .collect();
+        for (sid, ends) in mine {
+            if self.give(next, sid, &ends).is_err() {
+                self.drop_ends(sid, &ends);
+            }
+        }
+    }
+
+    /// Puts a fresh worker in the place of a domain's; the request `id` is answered when the old one is
+    /// gone. False: there is none to be replaced.
+    pub(super) fn replace(&mut self, name: &str, id: u64) -> Result<bool> {
+        let Some(old) = self.domains.get(name).and_then(|d| d.current) else {
+            return Ok(false);
+        };
+        let busy = |worker: &Worker| !worker.ready || worker.replaces.is_some();
+        if self.workers.get(&old).is_none_or(busy) {
+            return Err(Error::system(
+                libc::EBUSY,
+                "this domain's worker is being replaced already",
+            ));
+        }
+        let fresh = match self.start_worker(name) {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                if let Some(domain) = self.domains.get_mut(name) {
+                    domain.current = Some(old);
+                }
+                return Err(error);
+            }
+        };
+        if let Ok(fresh) = self.worker(fresh) {
+            fresh.replaces = Some(old);
+        }
+        if let Ok(old) = self.worker(old) {
+            old.replacement = Some(id);
+        }
+        *self.replacements.entry(id).or_default() += 1;
+        Ok(true)
+    }
+
+    fn replaced(&mut self, id: u64, planned: bool) {
+        let Some(left) = self.replacements.get_mut(&id) else {
+            return;
+        };
+        *left -= 1;
+        let none_left = *left == 0;
+        if !planned {
+            self.replacements.remove(&id);
+            let died = Error::system(libc::EIO, "the worker died before it was replaced");
+            self.reply(id, Err(died), Vec::new());
+        } else if none_left {
+            self.replacements.remove(&id);
+            self.reply(id, Ok(json!({})), Vec::new());
+        }
+    }
+}

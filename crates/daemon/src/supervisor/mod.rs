@@ -1,0 +1,518 @@
+//! The supervisor: holds descriptors, starts and restarts the broker and the workers, and reads nothing
+//! that a client sends.
+//!
+//! One thread, one epoll. What comes from a worker is checked like what comes from a stranger: it can only
+//! end sessions of its own domain.
+
+mod domains;
+pub mod keeper;
+mod process;
+mod requests;
+mod state;
+mod systemd;
+
+use crate::arguments::Arguments;
+use crate::packet::{Incoming, Link, answer};
+use crate::sys;
+use cryptofd_core::error::{Error, Result};
+use cryptofd_core::sys::socket;
+use domains::{Domain, Worker};
+use keeper::Kek;
+use process::{Process, command};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const SIGNALS: u64 = 1;
+const BROKER: u64 = 2;
+const BROKER_EXIT: u64 = 3;
+/// Tokens of workers: this, and the worker's number.
+const LINK: u64 = 1 << 60;
+const EXIT: u64 = 2 << 60;
+/// Deaths within `RECENTLY` after which something is given up, or slowed down.
+const DEATHS: usize = 5;
+const RECENTLY: Duration = Duration::from_secs(10);
+/// How long a broker that keeps dying is not restarted.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the end of our children is waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |error| Error::system(error.raw_os_error().unwrap_or(libc::EIO), what)
+}
+
+/// A serving end that is kept for the next worker.
+struct End {
+    fd: OwnedFd,
+    /// By which its worker names it.
+    inode: u64,
+    /// The worker that serves it.
+    worker: u64,
+}
+
+/// A session.
+struct Session {
+    domain: String,
+    recipe: Value,
+    ends: Vec<End>,
+    /// The broker's request that waits for it, with the client's end.
+    reply: Option<(u64, OwnedFd)>,
+}
+
+/// A listening socket.
+struct Listening {
+    fd: OwnedFd,
+    /// Where it was bound by us.
+    path: Option<PathBuf>,
+}
+
+/// The broker.
+struct Broker {
+    /// `None`: somebody else started it.
+    process: Option<Process>,
+    link: Link,
+}
+
+/// What was asked for when this process was started.
+#[derive(Clone, Default)]
+struct Options {
+    /// The broker's command; empty: it was started by somebody else.
+    command: Vec<OsString>,
+    /// Whom workers become.
+    user: Option<(u64, u64)>,
+    /// Seconds without work after which it ends.
+    idle_exit: Option<u64>,
+}
+
+/// When something died, lately.
+#[derive(Default)]
+struct Deaths(VecDeque<Instant>);
+
+impl Deaths {
+    /// One more; whether that is too many.
+    fn add(&mut self) -> bool {
+        let now = Instant::now();
+        self.0.push_back(now);
+        while self.0.front().is_some_and(|at| now - *at > RECENTLY) {
+            self.0.pop_front();
+        }
+        self.0.len() >= DEATHS
+    }
+
+    /// Whether the last was a while ago.
+    fn over(&self) -> bool {
+        self.0.back().is_none_or(|at| at.elapsed() > RECENTLY)
+    }
+}
+
+struct Supervisor {
+    options: Options,
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    kek: Kek,
+    listening: Vec<Listening>,
+    broker: Option<Broker>,
+    broker_deaths: Deaths,
+    /// When the broker is to be started again.
+    broker_at: Option<Instant>,
+    domains: BTreeMap<String, Domain>,
+    workers: HashMap<u64, Worker>,
+    last_worker: u64,
+    sessions: BTreeMap<u64, Session>,
+    last_session: u64,
+    /// Replacements under way: the broker's request, and how many workers are still to go.
+    replacements: HashMap<u64, usize>,
+    /// The broker's request to run the program anew, and since when.
+    reexec: Option<(u64, Instant)>,
+    /// Clients that the broker has.
+    clients: u64,
+    /// When there was work last.
+    busy: Instant,
+    buffer: Vec<u8>,
+    status: String,
+}
+
+/// Runs until it is told to end.
+pub fn run(arguments: &mut Arguments) -> Result<()> {
+    if let Some(number) = arguments.optional("state")? {
+        arguments.finish()?;
+        return Supervisor::restored(number as i32)?.serve();
+    }
+    let mut listening = systemd::sockets()?;
+    let restored = systemd::stored();
+    for path in arguments.all("listen") {
+        listening.push(listen(Path::new(&path))?);
+    }
+    let kek = arguments.one("kek")?.map(PathBuf::from);
+    let secret_memory = arguments.one("secret-memory")?;
+    let user = match arguments.optional("worker-uid")? {
+        Some(uid) => Some((uid, arguments.number("worker-gid")?)),
+        None => None,
+    };
+    let options = Options {
+        command: std::mem::take(&mut arguments.rest),
+        user,
+        idle_exit: arguments.optional("idle-exit")?,
+    };
+    let broker = arguments.optional("broker-fd")?;
+    arguments.finish()?;
+    if broker.is_some() != options.command.is_empty() {
+        return Err(Error::invalid(
+            "either --broker-fd, or -- and the broker's command",
+        ));
+    }
+    sys::raise_limits();
+    let secret_memory = secret_memory.is_none_or(|word| word != "no");
+    let kek = Kek::load(kek.as_deref(), secret_memory)?;
+    let mut supervisor = Supervisor::new(options, kek, listening)?;
+    match broker {
+        Some(number) => {
+            let fd = sys::inherited(number as i32).map_err(system("--broker-fd"))?;
+            supervisor.adopt_broker(None, fd)?;
+        }
+        None => supervisor.start_broker()?,
+    }
+    supervisor.restore_sessions(restored);
+    systemd::ready();
+    supervisor.serve()
+}
+
+/// Binds a socket that anybody may connect to, whom the directory lets through.
+fn listen(path: &Path) -> Result<Listening> {
+    let named = |error: std::io::Error| {
+        Error::system(
+            error.raw_os_error().unwrap_or(libc::EIO),
+            &format!("listening on {}", path.display()),
+        )
+    };
+    let socket = match UnixListener::bind(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            // Left over by one that was killed, unless somebody answers.
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(named(error));
+            }
+            std::fs::remove_file(path).map_err(named)?;
+            UnixListener::bind(path).map_err(named)?
+        }
+        other => other.map_err(named)?,
+    };
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o666)).map_err(named)?;
+    Ok(Listening {
+        fd: socket.into(),
+        path: Some(path.to_owned()),
+    })
+}
+
+impl Supervisor {
+    fn new(options: Options, kek: Kek, listening: Vec<Listening>) -> Result<Supervisor> {
+        let epoll = socket::epoll().map_err(system("epoll_create1"))?;
+        let which = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let signals = sys::signals(&which).map_err(system("signalfd"))?;
+        let supervisor = Supervisor {
+            options,
+            epoll,
+            signals,
+            kek,
+            listening,
+            broker: None,
+            broker_deaths: Deaths::default(),
+            broker_at: None,
+            domains: BTreeMap::new(),
+            workers: HashMap::new(),
+            last_worker: 0,
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            replacements: HashMap::new(),
+            reexec: None,
+            clients: 0,
+            busy: Instant::now(),
+            buffer: Vec::new(),
+            status: String::new(),
+        };
+        supervisor.watch(supervisor.signals.as_fd(), SIGNALS)?;
+        Ok(supervisor)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> Result<()> {
+        socket::watch(self.epoll.as_fd(), fd, libc::EPOLLIN, token, false)
+            .map_err(system("epoll_ctl"))
+    }
+
+    /// Watches a link for room as well while something waits on it.
+    fn rewatch(&self, link: &Link, token: u64) {
+        let room = if link.waiting() { libc::EPOLLOUT } else { 0 };
+        let events = libc::EPOLLIN | room;
+        let _ = socket::watch(self.epoll.as_fd(), link.as_fd(), events, token, true);
+    }
+
+    fn serve(mut self) -> Result<()> {
+        loop {
+            let patience = self.patience();
+            match socket::wait(self.epoll.as_fd(), patience) {
+                Ok(Some(SIGNALS)) => {
+                    while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
+                        if signal != libc::SIGHUP {
+                            return self.end();
+                        }
+                        // The broker reads its policy again.
+                        if let Some(process) = self.broker.as_ref().and_then(|b| b.process.as_ref())
+                        {
+                            process.signal(libc::SIGHUP);
+                        }
+                    }
+                }
+                Ok(Some(BROKER)) => self.broker_readable(),
+                Ok(Some(BROKER_EXIT)) => self.broker_exited(),
+                Ok(Some(token)) if token & EXIT != 0 => self.worker_exited(token & !EXIT),
+                Ok(Some(token)) => self.worker_readable(token & !LINK),
+                // Nothing waits to be read: only now is silence a sign.
+                Ok(None) => {
+                    if self.overdue()? {
+                        return self.end();
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return Err(system("epoll_wait")(error)),
+            }
+            self.reexec_when_quiet();
+        }
+    }
+
+    /// Milliseconds until something is overdue.
+    fn patience(&self) -> i32 {
+        let now = Instant::now();
+        let mut next: Option<Instant> = self.broker_at;
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |n| n.min(at)));
+        for worker in self.workers.values() {
+            let idle = !self.domain_has_sessions(&worker.domain);
+            if let Some(at) = worker.deadline(idle) {
+                sooner(at);
+            }
+        }
+        if let Some(seconds) = self.options.idle_exit {
+            if self.idle() {
+                sooner(self.busy + Duration::from_secs(seconds));
+            }
+        }
+        if let Some((_, since)) = self.reexec {
+            sooner(since + domains::READY);
+        }
+        next.map_or(-1, |at| {
+            // Rounded up: what is not overdue yet would make the loop spin.
+            let left = at.saturating_duration_since(now).as_millis() + 1;
+            left.min(60_000) as i32
+        })
+    }
+
+    fn idle(&self) -> bool {
+        self.sessions.is_empty() && self.clients == 0
+    }
+
+    /// Does what time asks for; true if it is time to end.
+    fn overdue(&mut self) -> Result<bool> {
+        let now = Instant::now();
+        if self.broker_at.is_some_and(|at| at <= now) {
+            self.broker_at = None;
+            self.start_broker()?;
+        }
+        let numbers: Vec<u64> = self.workers.keys().copied().collect();
+        for number in numbers {
+            self.look_after(number, now);
+        }
+        if let Some((id, since)) = self.reexec {
+            if since + domains::READY <= now {
+                self.reexec = None;
+                let busy = Error::system(libc::EBUSY, "workers are starting or stopping");
+                self.reply(id, Err(busy), Vec::new());
+            }
+        }
+        let idle_exit = self.options.idle_exit.map(Duration::from_secs);
+        Ok(idle_exit.is_some_and(|limit| self.idle() && self.busy + limit <= now))
+    }
+
+    fn start_broker(&mut self) -> Result<()> {
+        let (here, there) = socket::pair().map_err(system("socketpair"))?;
+        let Some((program, rest)) = self.options.command.split_first() else {
+            return Ok(());
+        };
+        let mut command = command(program);
+        let numbers: Vec<String> = self
+            .listening
+            .iter()
+            .map(|socket| socket.fd.as_raw_fd().to_string())
+            .collect();
+        command
+            .args(rest)
+            .env("CRYPTOFD_SUPERVISOR_FD", there.as_raw_fd().to_string())
+            .env("CRYPTOFD_LISTEN_FDS", numbers.join(","));
+        let mut fds = vec![there.as_fd()];
+        fds.extend(self.listening.iter().map(|socket| socket.fd.as_fd()));
+        let process = Process::start(&mut command, &fds)?;
+        self.adopt_broker(Some(process), here)
+    }
+
+    fn adopt_broker(&mut self, process: Option<Process>, fd: OwnedFd) -> Result<()> {
+        let link = Link::new(fd);
+        self.watch(link.as_fd(), BROKER)?;
+        if let Some(process) = &process {
+            self.watch(process.as_fd(), BROKER_EXIT)?;
+        }
+        self.broker = Some(Broker { process, link });
+        self.busy = Instant::now();
+        Ok(())
+    }
+
+    fn broker_readable(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        // A bounded number: workers have their turn too.
+        for _ in 0..64 {
+            if self.reexec.is_some() {
+                break;
+            }
+            let Some(broker) = &mut self.broker else {
+                break;
+            };
+            broker.link.flush();
+            match broker.link.receive(&mut buffer) {
+                Incoming::Packet(packet) => self.request(packet),
+                Incoming::Garbage(_) => {}
+                Incoming::Nothing => break,
+                Incoming::End => {
+                    self.broker_gone();
+                    break;
+                }
+            }
+        }
+        if let Some(broker) = &self.broker {
+            if self.reexec.is_some() {
+                // Its next request is for the next program.
+                let _ = socket::watch(
+                    self.epoll.as_fd(),
+                    broker.link.as_fd(),
+                    libc::EPOLLONESHOT,
+                    BROKER,
+                    true,
+                );
+            } else {
+                self.rewatch(&broker.link, BROKER);
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// The broker's socket is closed: what it waited for is not for anybody.
+    fn broker_gone(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        if broker.process.is_some() {
+            // It ends, or is made to: its exit starts the next one.
+            let _ = socket::unwatch(self.epoll.as_fd(), broker.link.as_fd());
+            if let Some(process) = &broker.process {
+                process.signal(libc::SIGKILL);
+            }
+        } else {
+            let _ = socket::unwatch(self.epoll.as_fd(), broker.link.as_fd());
+            self.broker = None;
+        }
+        self.forget_replies();
+    }
+
+    fn forget_replies(&mut self) {
+        // The client's ends go, and their sessions with them.
+        let waiting: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.reply.is_some())
+            .map(|(sid, _)| *sid)
+            .collect();
+        for sid in waiting {
+            self.close_session(sid);
+        }
+        for domain in self.domains.values_mut() {
+            domain.waiting.clear();
+        }
+        self.replacements.clear();
+        self.reexec = None;
+        self.clients = 0;
+    }
+
+    fn broker_exited(&mut self) {
+        let Some(process) = self.broker.as_ref().and_then(|b| b.process.as_ref()) else {
+            return;
+        };
+        let Some(exit) = process.reap() else { return };
+        eprintln!("cryptofd-daemon: the broker ended: {exit}; starting it again");
+        let _ = socket::unwatch(self.epoll.as_fd(), process.as_fd());
+        if let Some(broker) = self.broker.take() {
+            let _ = socket::unwatch(self.epoll.as_fd(), broker.link.as_fd());
+        }
+        self.forget_replies();
+        let often = self.broker_deaths.add();
+        if often || self.start_broker().is_err() {
+            self.broker_at = Some(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Tells the broker, if there is one.
+    fn tell(&mut self, object: &Value, fds: Vec<OwnedFd>) {
+        if let Some(broker) = &mut self.broker {
+            // One that does not read at all is gone as far as anybody can tell.
+            if broker.link.send(object, fds).is_err() {
+                if let Some(process) = &broker.process {
+                    process.signal(libc::SIGKILL);
+                }
+            }
+        }
+        if let Some(broker) = &self.broker {
+            self.rewatch(&broker.link, BROKER);
+        }
+    }
+
+    fn reply(&mut self, id: u64, done: Result<Value>, fds: Vec<OwnedFd>) {
+        self.tell(&answer(id, done), fds);
+    }
+
+    /// Ends everything that was started here.
+    fn end(mut self) -> Result<()> {
+        systemd::stopping();
+        let mut children = Vec::new();
+        if let Some(broker) = self.broker.take() {
+            if let Some(process) = broker.process {
+                process.signal(libc::SIGTERM);
+                children.push(process);
+            }
+        }
+        for (_, worker) in self.workers.drain() {
+            worker.process.signal(libc::SIGKILL);
+            children.push(worker.process);
+        }
+        if let Kek::Process { process, .. } = &self.kek {
+            process.signal(libc::SIGKILL);
+        }
+        for session in self.sessions.values() {
+            for end in &session.ends {
+                sys::shutdown(end.fd.as_fd());
+            }
+        }
+        for socket in &self.listening {
+            if let Some(path) = &socket.path {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        let until = Instant::now() + FAREWELL;
+        for child in children {
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            let _ = socket::poll(child.as_fd(), libc::POLLIN, left as i32);
+            if child.reap().is_none() {
+                child.signal(libc::SIGKILL);
+                let _ = socket::poll(child.as_fd(), libc::POLLIN, -1);
+                child.reap();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! What a session may do: usage, expiry and limits, checked at every request.
+
+use super::attributes::{Attributes, raw_stream};
+use super::lease::{Lease, Leases};
+use super::sessions::Sessions;
+use super::upstream::Upstream;
+use crate::sys;
+use cryptofd_core::engine::Direction;
+use cryptofd_core::error::{Error, Result};
+use cryptofd_core::record::{Incoming, Op};
+use cryptofd_core::serve::Keeper;
+use cryptofd_core::session::Session;
+use cryptofd_core::table::{Algorithm, Kind};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
+
+/// What an op needs of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it does not use the key.
+    Nothing,
+    /// All of these.
+    All(&'static [&'static str]),
+    /// One of these.
+    Any(&'static [&'static str]),
+}
+
+/// What `op` needs on a session of `algorithm`.
+pub fn need(op: Op, direction: Option<Direction>, algorithm: &Algorithm) -> Need {
+    let crypt = |direction| match direction {
+        _ if raw_stream(algorithm) => Need::All(&["encrypt", "decrypt"]),
+        Direction::Encrypt => Need::All(&["encrypt"]),
+        Direction::Decrypt => Need::All(&["decrypt"]),
+    };
+    match op {
+        Op::Info | Op::Clone | Op::Cancel | Op::Ring | Op::Reset | Op::Random => Need::Nothing,
+        // The IV is in the request: whoever repeats one can decrypt, and forge.
+        Op::Encrypt if algorithm.kind == Kind::Aead => {
+            Need::All(&["caller-iv", "encrypt", "decrypt"])
+        }
+        Op::Encrypt => crypt(Direction::Encrypt),
+        Op::Decrypt => crypt(Direction::Decrypt),
+        Op::Seal => Need::All(&["encrypt"]),
+        Op::Unseal => Need::All(&["decrypt"]),
+        Op::Digest | Op::Finish | Op::Peek => Need::All(&["sign"]),
+        Op::Verify => Need::All(&["verify"]),
+        Op::Update => Need::Any(&["sign", "verify"]),
+        // Through a descriptor these give and take bytes, which a wrapping key must not do.
+        Op::Wrap => Need::All(&["encrypt"]),
+        Op::Unwrap => Need::All(&["decrypt"]),
+        Op::Derive => Need::All(&["derive-bytes"]),
+        // Without a direction it is refused as it is.
+        Op::StreamBegin => direction.map_or(Need::Nothing, crypt),
+        // Checked when the stream began.
+        Op::StreamUpdate | Op::StreamFinish => Need::Nothing,
+    }
+}
+
+/// Whether `op` is one use of the key; what goes on with one is not another.
+fn uses(op: Op) -> bool {
+    !matches!(
+        op,
+        Op::Info
+            | Op::Clone
+            | Op::Cancel
+            | Op::Ring
+            | Op::Reset
+            | Op::Random
+            | Op::Update
+            | Op::StreamUpdate
+            | Op::StreamFinish
+    )
+}
+
+/// A session's grant.
+pub struct Grant {
+    pub sid: u64,
+    pub epoch: u32,
+    pub algorithm: &'static Algorithm,
+    /// `None` where the session has no key.
+    pub key: Option<Attributes>,
+    /// The key's usage, narrowed by the broker.
+    pub usage: BTreeSet<String>,
+    /// Older versions of the key, which only unseal.
+    pub older: BTreeMap<u8, (Attributes, Arc<Session>)>,
+    pub lease: Option<Arc<Lease>>,
+    pub leases: Arc<Leases>,
+    pub upstream: Arc<Upstream>,
+    pub sessions: Weak<Sessions>,
+}
+
+impl Grant {
+    fn check(&self, op: Op, direction: Option<Direction>) -> Result<()> {
+        let Some(key) = &self.key else {
+            return Ok(());
+        };
+        let has = |usage: &&str| self.usage.contains(*usage);
+        let refused = |missing: &str| {
+            let way = match missing {
+                "caller-iv" => "; SEAL has the worker choose the IV",
+                _ => "",
+            };
+            Err(Error::refused(format!(
+                "{} needs usage {missing}, which this grant of {} has not{way}",
+                op.name(),
+                key.name()
+            )))
+        };
+        match need(op, direction, self.algorithm) {
+            Need::Nothing => {}
+            Need::All(all) => {
+                if let Some(missing) = all.iter().find(|usage| !has(usage)) {
+                    return refused(missing);
+                }
+            }
+            Need::Any(any) => {
+                if !any.iter().any(has) {
+                    return refused(&any.join(" or "));
+                }
+            }
+        }
+        if matches!(op, Op::Info | Op::Cancel | Op::Reset) {
+            return Ok(());
+        }
+        key.check_expiry()?;
+        let Some(lease) = &self.lease else {
+            return Ok(());
+        };
+        let limited = key.number("uses").is_some();
+        if if limited { uses(op) } else { op == Op::Seal } {
+            lease.take(&self.leases)?;
+        }
+        if op == Op::Seal {
+            lease.seal()?;
+        }
+        Ok(())
+    }
+}
+
+impl Keeper for Grant {
+    fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    fn allow(&self, request: &Incoming<'_>) -> Result<()> {
+        self.check(request.op, request.params.direction)
+            .inspect_err(|error| self.upstream.refused(self.sid, request.op.name(), error))
+    }
+
+    fn version(&self) -> u8 {
+        let version = self.key.as_ref().and_then(|key| key.number("version"));
+        version.and_then(|v| u8::try_from(v).ok()).unwrap_or(1)
+    }
+
+    fn older(&self, version: u8) -> Option<Arc<Session>> {
+        let (attributes, session) = self.older.get(&version)?;
+        attributes.check_expiry().ok()?;
+        attributes.allows("decrypt").then(|| session.clone())
+    }
+
+    fn info(&self) -> Value {
+        let Some(key) = &self.key else {
+            return json!({"session": self.sid});
+        };
+        let of = |name: &str| key.value().get(name).cloned().unwrap_or_default();
+        json!({
+            "session": self.sid,
+            "usage": self.usage,
+            "key": {
+                "id": of("id"), "label": of("label"), "owner": of("owner"), "version": of("version"),
+                "fingerprint": of("fingerprint"), "expires": of("expires"), "bits": of("bits"),
+            },
+        })
+    }
+
+    fn hold(&self, end: BorrowedFd<'_>) -> Result<()> {
+        let failed = |error: std::io::Error| {
+            Error::system(
+                error.raw_os_error().unwrap_or(libc::EIO),
+                "a copy of a clone",
+            )
+        };
+        let inode = sys::inode(end.as_fd()).map_err(failed)?;
+        let copy = end.try_clone_to_owned().map_err(failed)?;
+        let notice = json!({"event": "hold", "sid": self.sid, "end": inode});
+        self.upstream.tell(&notice, vec![copy])
+    }
+
+    fn ended(&self, end: u64, left: usize, released: bool) {
+        // A supervisor that is gone does not care.
+        let _ = self.upstream.tell(
+            &json!({
+                "event": "ended", "sid": self.sid, "end": end, "ends_left": left, "released": released,
+            }),
+            Vec::new(),
+        );
+        if left == 0 {
+            if let Some(sessions) = self.sessions.upgrade() {
+                sessions.forget(self.sid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryptofd_core::table::find;
+
+    /// Every op on every kind of algorithm, and what it takes.
+    #[test]
+    fn every_op_has_its_usage() {
+        let encrypt = Some(Direction::Encrypt);
+        let decrypt = Some(Direction::Decrypt);
+        let both = Need::All(&["encrypt", "decrypt"]);
+        let table: &[(&str, Op, Option<Direction>, Need)] = &[
+            (
+                "gcm(aes)",
+                Op::Encrypt,
+                None,
+                Need::All(&["caller-iv", "encrypt", "decrypt"]),
+            ),
+            ("gcm(aes)", Op::Decrypt, None, Need::All(&["decrypt"])),
+            ("gcm(aes)", Op::Seal, None, Need::All(&["encrypt"])),
+            ("gcm(aes)", Op::Unseal, None, Need::All(&["decrypt"])),
+            ("cbc(aes)", Op::Encrypt, None, Need::All(&["encrypt"])),
+            ("cbc(aes)", Op::Decrypt, None, Need::All(&["decrypt"])),
+            (
+                "cbc(aes)",
+                Op::StreamBegin,
+                encrypt,
+                Need::All(&["encrypt"]),
+            ),
+            (
+                "cbc(aes)",
+                Op::StreamBegin,
+                decrypt,
+                Need::All(&["decrypt"]),
+            ),
+            (
+                "ctr(aes)",
+                Op::Encrypt,
+                None,
+                Need::All(&["encrypt", "decrypt"]),
+            ),
+            (
+                "ctr(aes)",
+                Op::StreamBegin,
+                encrypt,
+                Need::All(&["encrypt", "decrypt"]),
+            ),
+            (
+                "cfb(aes)",
+                Op::Decrypt,
+                None,
+                Need::All(&["encrypt", "decrypt"]),
+            ),
+            ("chacha20", Op::Decrypt, None, both),
+            ("hmac(sha256)", Op::Digest, None, Need::All(&["sign"])),
+            ("hmac(sha256)", Op::Finish, None, Need::All(&["sign"])),
+            ("hmac(sha256)", Op::Peek, None, Need::All(&["sign"])),
+            ("hmac(sha256)", Op::Verify, None, Need::All(&["verify"])),
+            (
+                "hmac(sha256)",
+                Op::Update,
+                None,
+                Need::Any(&["sign", "verify"]),
+            ),
+            ("kw(aes)", Op::Wrap, None, Need::All(&["encrypt"])),
+            ("kw(aes)", Op::Unwrap, None, Need::All(&["decrypt"])),
+            (
+                "hkdf(sha256)",
+                Op::Derive,
+                None,
+                Need::All(&["derive-bytes"]),
+            ),
+            ("gcm(aes)", Op::Info, None, Need::Nothing),
+            ("gcm(aes)", Op::Clone, None, Need::Nothing),
+        ];
+        for (algorithm, op, direction, expected) in table {
+            let needed = need(*op, *direction, find(algorithm).unwrap());
+            assert_eq!(needed, *expected, "{algorithm} {}", op.name());
+        }
+    }
+}

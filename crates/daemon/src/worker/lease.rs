@@ -1,0 +1,170 @@
+//! Limits on the use of a key: leased from the broker in blocks before use.
+//!
+//! A lease that a worker did not use up counts as used, so that its death gives nobody more than the limit.
+
+use super::upstream::{Upstream, lock};
+use cryptofd_core::error::{Error, Kind, Result};
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a request waits for the broker.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Messages that a key may seal with IVs drawn at random (SP 800-38D, 8.3).
+const SEALS: u64 = 1 << 32;
+/// Uses that are asked for where the first lease named no number.
+const BLOCK: u64 = 1024;
+
+#[derive(Default)]
+struct State {
+    /// Whether the uses are counted by the broker.
+    limited: bool,
+    left: u64,
+    block: u64,
+    /// Since when the broker is asked.
+    asked: Option<Instant>,
+    /// The broker gave nothing.
+    spent: bool,
+}
+
+/// What is left of one key here, whatever session uses it.
+pub struct Lease {
+    key: String,
+    state: Mutex<State>,
+    changed: Condvar,
+    seals: AtomicU64,
+}
+
+impl Lease {
+    /// Takes one use. EDQUOT: the limit is reached. EAGAIN: the broker does not answer.
+    pub fn take(&self, leases: &Leases) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let mut state = lock(&self.state);
+        if !state.limited {
+            return Ok(());
+        }
+        state.spent = false;
+        loop {
+            if state.left > 0 {
+                state.left -= 1;
+                if state.left <= state.block / 4 && state.asked.is_none() && !state.spent {
+                    leases.ask(self, &mut state);
+                }
+                return Ok(());
+            }
+            if state.spent {
+                return Err(Error::new(
+                    Kind::System,
+                    libc::EDQUOT,
+                    "the key's use limit is reached: rotate it",
+                ));
+            }
+            if state.asked.is_none_or(|at| at.elapsed() >= PATIENCE) {
+                leases.ask(self, &mut state);
+            }
+            let wait = until.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                return Err(Error::new(
+                    Kind::Again,
+                    libc::EAGAIN,
+                    "the broker does not answer, and the uses leased from it are spent: try again",
+                ));
+            }
+            let waited = self.changed.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+
+    /// Counts one message that is sealed with a random IV.
+    pub fn seal(&self) -> Result<()> {
+        if self.seals.fetch_add(1, Ordering::Relaxed) < SEALS {
+            Ok(())
+        } else {
+            Err(Error::new(
+                Kind::System,
+                libc::EDQUOT,
+                "2^32 messages were sealed with this key, which is the limit: rotate it",
+            ))
+        }
+    }
+}
+
+/// Every key that is in use here.
+pub struct Leases {
+    upstream: Arc<Upstream>,
+    keys: Mutex<HashMap<String, Arc<Lease>>>,
+    asked: Mutex<HashMap<u64, String>>,
+    last: AtomicU64,
+}
+
+impl Leases {
+    /// None yet.
+    pub fn new(upstream: Arc<Upstream>) -> Leases {
+        Leases {
+            upstream,
+            keys: Mutex::default(),
+            asked: Mutex::default(),
+            last: AtomicU64::new(1),
+        }
+    }
+
+    /// What is left of the key `id`; `given` more uses if a lease comes along.
+    pub fn of(&self, id: &str, given: Option<u64>) -> Arc<Lease> {
+        let mut keys = lock(&self.keys);
+        // Nobody else holds what no session uses.
+        keys.retain(|_, lease| Arc::strong_count(lease) > 1 || lease.key == id);
+        let lease = keys.entry(id.to_owned()).or_insert_with(|| {
+            Arc::new(Lease {
+                key: id.to_owned(),
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                seals: AtomicU64::new(0),
+            })
+        });
+        if let Some(given) = given {
+            let mut state = lock(&lease.state);
+            state.limited = true;
+            state.left = state.left.saturating_add(given);
+            state.block = state.block.max(given);
+        }
+        lease.clone()
+    }
+
+    fn ask(&self, lease: &Lease, state: &mut State) {
+        state.asked = Some(Instant::now());
+        let id = self.last.fetch_add(1, Ordering::Relaxed);
+        lock(&self.asked).insert(id, lease.key.clone());
+        let uses = if state.block == 0 { BLOCK } else { state.block };
+        self.upstream
+            .ask(&json!({"op": "lease", "id": id, "key": lease.key, "uses": uses}));
+    }
+
+    /// The broker's answer to the request `id`.
+    pub fn answered(&self, id: u64, uses: u64) {
+        let Some(key) = lock(&self.asked).remove(&id) else {
+            return;
+        };
+        let Some(lease) = lock(&self.keys).get(&key).cloned() else {
+            return;
+        };
+        let mut state = lock(&lease.state);
+        state.asked = None;
+        state.left = state.left.saturating_add(uses);
+        state.spent = uses == 0;
+        lease.changed.notify_all();
+    }
+
+    /// Another broker is there: what the one before was asked is asked again.
+    pub fn ask_again(&self) {
+        lock(&self.asked).clear();
+        let keys: Vec<Arc<Lease>> = lock(&self.keys).values().cloned().collect();
+        for lease in keys {
+            let mut state = lock(&lease.state);
+            if state.asked.is_some() {
+                self.ask(&lease, &mut state);
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The sessions that a worker serves, opened by their recipes.
+
+use super::attributes::Attributes;
+use super::grant::Grant;
+use super::keys::Wrapper;
+use super::lease::Leases;
+use super::upstream::{Upstream, lock};
+use crate::packet::{self, Packet};
+use cryptofd_core::engine::{Hardware, Key, Parameters};
+use cryptofd_core::error::{Error, Result};
+use cryptofd_core::serve::Kept;
+use cryptofd_core::session::{Request, Session};
+use cryptofd_core::sys::arena;
+use cryptofd_core::table;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// All of them.
+pub struct Sessions {
+    epoch: u32,
+    upstream: Arc<Upstream>,
+    leases: Arc<Leases>,
+    open: Mutex<HashMap<u64, Arc<Kept>>>,
+    fewer: Condvar,
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(epoch: u32, upstream: Arc<Upstream>, leases: Arc<Leases>) -> Sessions {
+        Sessions {
+            epoch,
+            upstream,
+            leases,
+            open: Mutex::default(),
+            fewer: Condvar::new(),
+        }
+    }
+
+    /// Waits until there is none, at most so long. Whether there is none.
+    pub fn none_left(&self, patience: Duration) -> bool {
+        let open = lock(&self.open);
+        let waited = self
+            .fewer
+            .wait_timeout_while(open, patience, |open| !open.is_empty());
+        waited.unwrap_or_else(|e| e.into_inner()).0.is_empty()
+    }
+
+    /// Serves the ends that came with a packet, for a session that is open or is opened now.
+    pub fn serve(self: &Arc<Self>, packet: Packet, wrapper: Option<&Wrapper>) -> Result<()> {
+        let sid = packet.number("sid")?;
+        let taken_over = packet.object.get("takeover") == Some(&Value::Bool(true));
+        let known = lock(&self.open).get(&sid).cloned();
+        let kept = match known {
+            Some(kept) => kept,
+            None => {
+                let recipe = packet::object(&packet.object, "recipe")?;
+                let kept = Arc::new(arena::bounded(|| {
+                    self.open(sid, recipe, wrapper, taken_over)
+                })?);
+                lock(&self.open).insert(sid, kept.clone());
+                kept
+            }
+        };
+        let served = packet
+            .fds
+            .into_iter()
+            .try_for_each(|end| kept.serve(end, taken_over));
+        if served.is_err() && kept.ends() == 0 {
+            self.forget(sid);
+        }
+        served
+    }
+
+    /// Its last end is gone, and the key goes with it.
+    pub fn forget(&self, sid: u64) {
+        let gone = lock(&self.open).remove(&sid);
+        drop(gone);
+        self.fewer.notify_all();
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        sid: u64,
+        recipe: &Map<String, Value>,
+        wrapper: Option<&Wrapper>,
+        taken_over: bool,
+    ) -> Result<Kept> {
+        let algorithm = table::find(packet::text(recipe, "algorithm")?)?;
+        let narrowed = words(recipe, "usage")?;
+        let keyed = recipe.get("key").is_some_and(|key| !key.is_null());
+        let mut request = options(recipe)?;
+        request.algorithm = algorithm.name.into();
+        let mut usage = BTreeSet::new();
+        let mut key = None;
+        let mut lease = None;
+        let mut older = BTreeMap::new();
+        if keyed {
+            let attributes = Attributes::parse(packet::object(recipe, "key")?)?;
+            let wrapper = wrapper.ok_or_else(no_wrapper)?;
+            let own = attributes.algorithm()?;
+            if own.name != algorithm.name {
+                return Err(Error::refused(format!(
+                    "{} is a key of {}: it does not serve {}",
+                    attributes.name(),
+                    own.name,
+                    algorithm.name
+                )));
+            }
+            attributes.check_expiry()?;
+            if let Some(tag) = attributes.number("tag_size") {
+                let wanted = request.parameters.tag_size;
+                if wanted.is_some_and(|wanted| wanted as u64 != tag) {
+                    return Err(Error::refused(format!(
+                        "the tags of {} have {tag} bytes, always",
+                        attributes.name()
+                    )));
+                }
+                request.parameters.tag_size = Some(tag as usize);
+            }
+            usage = attributes
+                .usage()
+                .filter(|u| narrowed.as_ref().is_none_or(|n| n.contains(*u)))
+                .map(str::to_owned)
+                .collect();
+            let blob = packet::needed(recipe, "blob")?;
+            request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
+            for entry in list(recipe, "older")? {
+                let attributes = Attributes::parse(packet::object(entry, "key")?)?;
+                if attributes.algorithm()?.name != algorithm.name {
+                    continue;
+                }
+                let blob = packet::needed(entry, "blob")?;
+                let mut request = request.clone();
+                request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
+                let version = attributes.number("version").unwrap_or(0);
+                if let Ok(version @ 1..) = u8::try_from(version) {
+                    older.insert(version, (attributes, Session::open(request)?));
+                }
+            }
+            // What was leased before a takeover counts as used.
+            let given = match recipe.get("lease").and_then(Value::as_object) {
+                Some(_) if taken_over => Some(0),
+                Some(lease) => Some(lease.get("uses").and_then(Value::as_u64).unwrap_or(0)),
+                None if attributes.number("uses").is_some() => {
+                    return Err(Error::refused(format!(
+                        "{} has a use limit, and no lease came with it",
+                        attributes.name()
+                    )));
+                }
+                None => None,
+            };
+            let id = attributes.text("id").unwrap_or_default();
+            lease = Some(self.leases.of(id, given));
+            key = Some(attributes);
+        } else if algorithm.takes_key() && algorithm.key.min > 0 {
+            return Err(Error::invalid(format!("{} needs a key", algorithm.name)));
+        }
+        let grant = Grant {
+            sid,
+            epoch: self.epoch,
+            algorithm,
+            key,
+            usage,
+            older,
+            lease,
+            leases: self.leases.clone(),
+            upstream: self.upstream.clone(),
+            sessions: Arc::downgrade(self),
+        };
+        Kept::new(Session::open(request)?, Arc::new(grant))
+    }
+}
+
+/// What a worker says before it has its key-encryption key.
+pub fn no_wrapper() -> Error {
+    Error::system(libc::ENOKEY, "this worker has no key-encryption key")
+}
+
+/// A list of texts; `None` where it is null or absent.
+fn words(recipe: &Map<String, Value>, field: &str) -> Result<Option<BTreeSet<String>>> {
+    match recipe.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(words)) => words
+            .iter()
+            .map(|w| w.as_str().map(str::to_owned))
+            .collect::<Option<_>>()
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a list of texts"))),
+        Some(_) => Err(Error::invalid(format!(
+            "recipe: {field} is a list of texts"
+        ))),
+    }
+}
+
+/// A list of objects; empty where it is null or absent.
+fn list<'a>(recipe: &'a Map<String, Value>, field: &str) -> Result<Vec<&'a Map<String, Value>>> {
+    match recipe.get(field) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(entries)) if entries.len() <= 255 => entries
+            .iter()
+            .map(Value::as_object)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a list of objects"))),
+        Some(_) => Err(Error::invalid(format!(
+            "recipe: {field} is a list of objects"
+        ))),
+    }
+}
+
+/// What the recipe says besides algorithm and key.
+fn options(recipe: &Map<String, Value>) -> Result<Request> {
+    let empty = Map::new();
+    let session = match recipe.get("session") {
+        None | Some(Value::Null) => &empty,
+        Some(Value::Object(session)) => session,
+        Some(_) => return Err(Error::invalid("recipe: session is an object")),
+    };
+    let word = |field: &str| match session.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(Error::invalid(format!("recipe: {field} is text"))),
+    };
+    let size = |field: &str| match session.get(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value
+            .as_u64()
+            .and_then(|size| usize::try_from(size).ok())
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a number of bytes"))),
+    };
+    let pkcs7 = match word("padding")?.as_deref() {
+        None | Some("" | "none") => false,
+        Some("pkcs7") => true,
+        Some(other) => return Err(Error::invalid(format!("padding={other:?}: none or pkcs7"))),
+    };
+    Ok(Request {
+        engine: word("engine")?,
+        driver: word("driver")?,
+        hardware: word("hardware")?.map_or(Ok(Hardware::Any), |word| Hardware::parse(&word))?,
+        fips: session.get("fips") == Some(&Value::Bool(true)),
+        parameters: Parameters {
+            tag_size: size("tag_size")?,
+            digest_size: size("digest_size")?,
+            pkcs7,
+            iv: packet::bytes(session, "iv")?.unwrap_or_default(),
+            ..Parameters::default()
+        },
+        ..Request::default()
+    })
+}

@@ -1,0 +1,245 @@
+//! Where a key's bytes are, and what strangers on the control sockets can do.
+
+mod common;
+
+use common::*;
+use cryptofd_core::record::Op;
+use cryptofd_core::sys::buffer::Input;
+use cryptofd_core::sys::socket;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+/// What a process of its own does in the test below: uses a session, or holds the key itself.
+#[test]
+fn holder() {
+    let Ok(what) = std::env::var("CFD_TEST_HOLDER") else {
+        return;
+    };
+    let session;
+    let client;
+    if what == "key" {
+        let mut key = zeroize::Zeroizing::new([0; 32]);
+        std::io::stdin().read_exact(&mut key[..]).unwrap();
+        session = cryptofd_core::Session::open(cryptofd_core::session::Request {
+            algorithm: "hmac(sha256)".into(),
+            key: cryptofd_core::engine::Key::Bytes(cryptofd_core::secret::Secret::new(&key[..])),
+            ..Default::default()
+        })
+        .unwrap();
+        let mut tag = [0; 32];
+        session.digest((&b"x"[..]).into(), &mut tag).unwrap();
+    } else {
+        // SAFETY: the parent gave it to this process for this.
+        let fd = unsafe { OwnedFd::from_raw_fd(what.parse().unwrap()) };
+        client = cryptofd_core::client::Client::adopt(fd, &mut never).unwrap();
+        call(&client, Op::Digest, b"x").unwrap();
+    }
+    println!("ready");
+    // Until the parent has looked.
+    let _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Starts `holder` and waits until it is ready.
+fn hold(what: &str, key: &[u8]) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "holder", "--nocapture", "--test-threads", "1"])
+        .env("CFD_TEST_HOLDER", what)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.as_mut().unwrap().write_all(key).unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("ready")));
+    child
+}
+
+/// A key's bytes are in its worker and nowhere else; the same scan finds them where they are.
+#[test]
+fn only_the_worker_has_the_key() {
+    for more in [&[][..], &["--secret-memory", "no"]] {
+        let mut daemon = Daemon::start_with(more, Folder::new());
+        let (mut worker, pid) = daemon.worker(DOMAIN);
+        let mut wanted = attributes("hmac(sha256)", &["sign"]);
+        wanted["exportable"] = json!(true);
+        let asked = json!({"op": "generate", "attributes": wanted});
+        let made = worker.ask(asked).unwrap().0;
+        let (_, fd) = daemon.open_fd(recipe(&made)).unwrap();
+        // SAFETY: no memory is involved.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) };
+        let mut client = hold(&fd.as_raw_fd().to_string(), b"");
+        daemon.control.ask(json!({"op": "reexec"})).unwrap();
+        // What is looked for: the key-encryption key, and the key by the way an exportable one may leave.
+        let kek = std::fs::read(daemon.folder.0.join("kek")).unwrap();
+        let (mut read, write) = pipe();
+        let mut asked = json!({"attributes": made["attributes"], "blob": made["blob"]});
+        asked["op"] = json!("export");
+        worker.ask_with(asked, vec![write.into()]).unwrap();
+        let mut key = Vec::new();
+        read.read_to_end(&mut key).unwrap();
+        assert_eq!(key.len(), 32);
+        let mut in_process = hold("key", &key);
+        assert!(remembers(in_process.id(), &key), "the scan finds nothing");
+        for (name, needle) in [("key", &key[..]), ("kek", &kek[4..])] {
+            assert!(remembers(pid, needle), "{name} in the worker");
+            assert!(!remembers(daemon.pid(), needle), "{name} in the supervisor");
+            assert!(!remembers(client.id(), needle), "{name} in the client");
+        }
+        for child in [&mut client, &mut in_process] {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_worker_is_hidden_and_confined() {
+    let mut daemon = Daemon::start();
+    let (_worker, pid) = daemon.worker(DOMAIN);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+    assert_eq!(field("Seccomp_filters:"), "3");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core"))
+        .unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    // Nothing but its sockets, its epolls and where its errors go.
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let target = std::fs::read_link(entry.path()).unwrap();
+        let target = target.to_string_lossy().into_owned();
+        let ours = target.starts_with("socket:") || target.starts_with("anon_inode:[event");
+        assert!(number <= 2 || ours, "{number}: {target}");
+    }
+}
+
+#[test]
+fn a_worker_becomes_its_own_user() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root becomes another");
+    }
+    let more = ["--worker-uid", "65534", "--worker-gid", "65534"];
+    let mut daemon = Daemon::start_with(&more, Folder::new());
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"));
+    assert!(status.contains("Gid:\t65534\t65534\t65534\t65534"));
+    let made = generate(&mut worker, "gcm(aes)", &["encrypt", "decrypt"]);
+    let client = daemon.open(recipe(&made)).unwrap();
+    call(&client, Op::Seal, b"x").unwrap();
+    kill(pid);
+    call(&client, Op::Seal, b"x").unwrap();
+}
+
+const GARBAGE: &[&[u8]] = &[
+    b"\0",
+    b"{",
+    b"[]",
+    b"null",
+    b"{}",
+    b"{\"id\":1}",
+    b"{\"id\":-1,\"op\":\"status\"}",
+    b"{\"id\":1,\"op\":7}",
+    b"{\"id\":1,\"op\":\"worker\"}",
+    b"{\"id\":1,\"op\":\"worker\",\"domain\":\"\"}",
+    b"{\"id\":1,\"op\":\"worker\",\"domain\":\"a\\u0000b\"}",
+    b"{\"id\":1,\"op\":\"session\",\"domain\":\"x\"}",
+    b"{\"id\":1,\"op\":\"session\",\"domain\":\"x\",\"recipe\":{}}",
+    b"{\"id\":1,\"op\":\"session\",\"domain\":\"x\",\"recipe\":{\"algorithm\":\"gcm(aes)\"}}",
+    b"{\"id\":1,\"op\":\"close\"}",
+    b"{\"id\":1,\"op\":\"close\",\"sid\":18446744073709551615}",
+    b"{\"id\":1,\"op\":\"nonsense\"}",
+    b"{\"id\":1,\"body\":\"attached\",\"bytes\":18446744073709551615}",
+    b"{\"event\":\"ended\",\"sid\":1,\"end\":1}",
+    b"{\"event\":\"hold\",\"sid\":1}",
+    b"{\"id\":1,\"ok\":{}}",
+    b"\xff\xff\xff\xff",
+];
+
+#[test]
+fn garbage_on_the_brokers_sockets_hurts_nobody() {
+    let mut daemon = Daemon::start();
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let made = generate(&mut worker, "gcm(aes)", &["encrypt", "decrypt"]);
+    let client = daemon.open(recipe(&made)).unwrap();
+    let deep = "[".repeat(60_000).into_bytes();
+    let long = vec![b'a'; packet::PACKET + 100];
+    let all = GARBAGE.iter().copied().chain([&deep[..], &long[..]]);
+    for bytes in all {
+        for fd in [daemon.control.fd.as_fd(), worker.fd.as_fd()] {
+            let stranger = memory(b"stranger");
+            let sent = [Input::from(bytes)];
+            socket::send(fd, &sent, None, false).unwrap();
+            socket::send_many(fd, &sent, &[stranger.as_fd(); 16], false).unwrap();
+        }
+        call(&client, Op::Seal, b"x").unwrap();
+    }
+    // Both go on: a request has its answer, whatever came between. (Ids of garbage were 1.)
+    for _ in 0..10 {
+        daemon.control.send(json!({"op": "nothing"}), Vec::new());
+        worker.send(json!({"op": "nothing"}), Vec::new());
+    }
+    let made = generate(&mut worker, "gcm(aes)", &["encrypt"]);
+    call(&daemon.open(recipe(&made)).unwrap(), Op::Seal, b"x").unwrap();
+    let status = daemon.status();
+    let mine = status["workers"].as_array().unwrap();
+    assert!(mine.iter().any(|w| w["pid"] == json!(pid)));
+    // No descriptor stays behind.
+    let number = || {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        fds.count()
+    };
+    let before = number();
+    for _ in 0..50 {
+        let stranger = memory(b"stranger");
+        let sent = [Input::from(&b"{\"id\":1}"[..])];
+        socket::send_many(worker.fd.as_fd(), &sent, &[stranger.as_fd(); 16], false).unwrap();
+    }
+    worker.ask(json!({"op": "ping"})).unwrap();
+    assert!(number() <= before);
+}
+
+#[test]
+fn garbage_from_a_client_ends_at_most_its_own_session() {
+    let mut daemon = Daemon::start();
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let made = generate(&mut worker, "gcm(aes)", &["encrypt", "decrypt"]);
+    let client = daemon.open(recipe(&made)).unwrap();
+    for round in 0..20u8 {
+        let (_, fd) = daemon.open_fd(recipe(&made)).unwrap();
+        for length in [0usize, 1, 15, 16, 63, 64, 65, 500] {
+            let bytes: Vec<u8> = (0..length).map(|n| (n as u8).wrapping_mul(round)).collect();
+            let _ = socket::send(fd.as_fd(), &[Input::from(&bytes[..])], None, true);
+        }
+        call(&client, Op::Seal, b"x").unwrap();
+    }
+    assert_eq!(daemon.status()["workers"][0]["pid"], json!(pid));
+}
+
+/// The supervisor ends, and with it all that it started.
+#[test]
+fn the_end_is_the_end_of_all() {
+    let mut daemon = Daemon::start();
+    let (_worker, pid) = daemon.worker(DOMAIN);
+    // SAFETY: this test's own supervisor.
+    unsafe { libc::kill(daemon.pid() as i32, libc::SIGTERM) };
+    assert!(daemon.child.wait().unwrap().success());
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn an_idle_supervisor_ends_by_itself() {
+    let mut daemon = Daemon::start_with(&["--idle-exit", "1"], Folder::new());
+    assert!(daemon.child.wait().unwrap().success());
+}
