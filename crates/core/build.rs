@@ -26,6 +26,13 @@ struct Name {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Strength {
+    bits: usize,
+    strength: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Virtio {
     service: String,
     id: u32,
@@ -51,6 +58,9 @@ struct Test {
     r: u32,
     p: u32,
     tag_size: u64,
+    op: String,
+    hash: Option<String>,
+    scheme: Option<String>,
     #[serde(rename = "in")]
     input: String,
     out: String,
@@ -109,6 +119,22 @@ struct Algorithm {
     #[serde(default)]
     cipher: Option<String>,
     #[serde(default)]
+    bits: Sizes,
+    #[serde(default)]
+    bits_default: u64,
+    #[serde(default)]
+    operations: Vec<String>,
+    #[serde(default)]
+    hash: Option<String>,
+    #[serde(default)]
+    hashes: Vec<String>,
+    #[serde(default)]
+    strengths: Vec<Strength>,
+    #[serde(default)]
+    key_type: Option<Name>,
+    #[serde(default)]
+    mechanisms: Vec<Name>,
+    #[serde(default)]
     kernel: Option<String>,
     #[serde(default)]
     openssl: Option<String>,
@@ -149,6 +175,14 @@ fn bytes(hex: &str) -> String {
     format!("&[{}]", pairs.join(","))
 }
 
+fn pkcs11(name: &Name) -> String {
+    format!("Pkcs11 {{ name: {:?}, id: {} }}", name.name, name.id)
+}
+
+fn optional(name: Option<&Name>) -> String {
+    name.map_or("None".into(), |name| format!("Some({})", pkcs11(name)))
+}
+
 fn kind(name: &str) -> &'static str {
     match name {
         "hash" => "Hash",
@@ -158,6 +192,7 @@ fn kind(name: &str) -> &'static str {
         "aead" => "Aead",
         "wrap" => "Wrap",
         "kdf" => "Kdf",
+        "pair" => "Pair",
         "rng" => "Rng",
         "streaming" => "Streaming",
         other => panic!("algorithms.toml: no kind {other:?}"),
@@ -183,25 +218,31 @@ fn main() {
         };
         writeln!(
             out,
-            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, faster: {}, tests: &[",
+            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, faster: {}, bits: {}, bits_default: {}, operations: &{:?}, default_hash: {:?}, hashes: &{:?}, strengths: &{:?}, key_type: {}, mechanisms: &[{}], tests: &[",
             a.name, kind(&a.kind), a.aliases, sizes(a.key), sizes(a.iv),
             if a.iv_default == 0 { a.iv.max } else { a.iv_default },
             a.digest, sizes(a.digest_sizes), a.block, a.stream, tag, tags,
             a.padding.iter().any(|p| p == "pkcs7"), a.salt, a.person, a.min_message,
             a.max_message.unwrap_or(u64::MAX), a.strength, a.weak, a.fips, a.one_time_key,
             a.segment, a.derived_key, a.hkdf, a.cipher, a.kernel, a.openssl, a.hashlib,
-            a.pkcs11.as_ref().map_or("None".into(), |p| format!("Some(Pkcs11 {{ name: {:?}, id: {} }})", p.name, p.id)),
+            optional(a.pkcs11.as_ref()),
             a.cryptodev,
             a.virtio.as_ref().map_or("None".into(), |v| format!("Some(Virtio {{ service: {:?}, id: {} }})", v.service, v.id)),
             a.faster.as_ref().map_or("None".into(), |f| format!("Some(Faster {{ engine: {:?}, without: {:?} }})", f.engine, f.without)),
+            sizes(a.bits),
+            if a.bits_default == 0 { a.bits.max } else { a.bits_default },
+            a.operations, a.hash, a.hashes,
+            a.strengths.iter().map(|s| (s.bits, s.strength)).collect::<Vec<_>>(),
+            optional(a.key_type.as_ref()),
+            a.mechanisms.iter().map(pkcs11).collect::<Vec<_>>().join(", "),
         )
         .unwrap();
         for t in &a.test {
             writeln!(
                 out,
-                "Test {{ key: {}, iv: {}, aad: {}, salt: {}, info: {}, iterations: {}, n: {}, r: {}, p: {}, tag_size: {}, input: {}, output: {} }},",
+                "Test {{ key: {}, iv: {}, aad: {}, salt: {}, info: {}, iterations: {}, n: {}, r: {}, p: {}, tag_size: {}, op: {:?}, hash: {:?}, scheme: {:?}, input: {}, output: {} }},",
                 bytes(&t.key), bytes(&t.iv), bytes(&t.aad), bytes(&t.salt), bytes(&t.info),
-                t.iterations, t.n, t.r, t.p, t.tag_size, bytes(&t.input), bytes(&t.out),
+                t.iterations, t.n, t.r, t.p, t.tag_size, t.op, t.hash, t.scheme, bytes(&t.input), bytes(&t.out),
             )
             .unwrap();
         }

@@ -1,4 +1,4 @@
-//! What an engine is, and the six kinds of work that it can give.
+//! What an engine is, and the kinds of work that it can give.
 
 use crate::engines::kernel::Adopted;
 use crate::error::{Error, Result};
@@ -261,6 +261,74 @@ pub trait Kdf: Send + Sync {
     fn derive(&self, with: &Derivation<'_>, out: &mut [u8]) -> Result<()>;
 }
 
+/// How RSA pads; the one way of all other algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// PKCS#1 v1.5 (RFC 8017, sections 8.2 and 7.2).
+    Pkcs1,
+    /// RSASSA-PSS with MGF1 over the same hash (section 8.1).
+    Pss,
+    /// RSAES-OAEP with MGF1 over the same hash (section 7.1).
+    Oaep,
+    /// No padding: the numbers themselves (section 5).
+    Raw,
+    /// The algorithm's own: ECDSA, Ed25519, ML-DSA.
+    Own,
+}
+
+/// How a signature is made or checked. Validated before an engine sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signing {
+    /// The padding.
+    pub scheme: Scheme,
+    /// The hash. `None` where the algorithm has its own, and for a prehashed message that PKCS#1 v1.5
+    /// (which then names no hash either) or ECDSA takes as it is.
+    pub hash: Option<&'static str>,
+    /// Bytes of PSS's salt.
+    pub salt_length: usize,
+    /// The data is the digest already.
+    pub prehashed: bool,
+}
+
+/// How RSA encrypts. Validated before an engine sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Padding<'a> {
+    pub scheme: Scheme,
+    /// OAEP's hash; `None` for the others.
+    pub hash: Option<&'static str>,
+    /// OAEP's label.
+    pub label: &'a [u8],
+}
+
+/// A private key and its public half, or the public half alone. The session asks for no more than the key
+/// can: nothing private of a public key, nothing that the table does not name for the algorithm. Peers and
+/// lengths have been validated.
+pub trait Pair: Send + Sync {
+    /// The signature, in DER for ECDSA. `data` is read once, or is private memory.
+    fn sign(&self, how: &Signing, data: Input<'_>) -> Result<Vec<u8>>;
+
+    /// Ok if the signature is `data`'s, EKEYREJECTED otherwise, whatever is wrong with it.
+    fn verify(&self, how: &Signing, data: Input<'_>, signature: &[u8]) -> Result<()>;
+
+    /// RSA: the ciphertext, as long as the modulus.
+    fn encrypt(&self, how: &Padding<'_>, data: &[u8]) -> Result<Vec<u8>>;
+
+    /// RSA: the plaintext, or EBADMSG. Under PKCS#1 v1.5 a bad padding must look like a good one (implicit
+    /// rejection): an engine that cannot do that leaves the request to another.
+    fn decrypt(&self, how: &Padding<'_>, data: &[u8]) -> Result<Secret>;
+
+    /// The secret shared with the peer of this SubjectPublicKeyInfo, which is of the same group: the x
+    /// coordinate, or X25519's output, which is refused (EINVAL) where it is zero.
+    fn agree(&self, peer: &[u8]) -> Result<Secret>;
+
+    /// A fresh ciphertext and the secret in it.
+    fn encapsulate(&self) -> Result<(Vec<u8>, Secret)>;
+
+    /// The secret in a ciphertext of the right size; of a forged one, another (implicit rejection, FIPS 203).
+    fn decapsulate(&self, ciphertext: &[u8]) -> Result<Secret>;
+}
+
 /// Random bytes.
 pub trait Random: Send + Sync {
     /// Fills `out`, however long.
@@ -275,6 +343,7 @@ pub enum Work {
     Cipher(Box<dyn Cipher>),
     Wrap(Box<dyn KeyWrap>),
     Kdf(Box<dyn Kdf>),
+    Pair(Box<dyn Pair>),
     Random(Box<dyn Random>),
 }
 

@@ -15,6 +15,8 @@ pub enum Kind {
     NoEngine,
     /// The tag does not verify (EBADMSG).
     BadTag,
+    /// The signature does not verify (EKEYREJECTED).
+    BadSignature,
     /// More than a stated limit (EMSGSIZE).
     TooLarge,
     /// Not something this object does (EOPNOTSUPP).
@@ -79,6 +81,15 @@ impl Error {
             Kind::BadTag,
             libc::EBADMSG,
             "the tag does not verify: wrong key, iv or aad, or the data was changed",
+        )
+    }
+
+    /// EKEYREJECTED, as the kernel's public_key_verify_signature() has it.
+    pub fn bad_signature() -> Error {
+        Error::new(
+            Kind::BadSignature,
+            libc::EKEYREJECTED,
+            "the signature does not verify: another key, hash or scheme, or the data was changed",
         )
     }
 

@@ -37,6 +37,8 @@ impl Info {
             "digest_size": self.digest_size,
             "block_size": algorithm.block,
             "key_size": self.key_size,
+            "key_bits": self.pair.as_ref().map(|pair| pair.bits),
+            "private": self.pair.as_ref().map(|pair| pair.private),
             "limits": all,
             "counts": {
                 "operations": self.counts.operations,

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod engines;
 pub mod error;
 pub mod info;
+pub mod pair;
 pub mod preferences;
 pub mod record;
 pub mod secret;

@@ -4,6 +4,7 @@
 
 use crate::engine::{Derivation, Direction};
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::pair;
 use crate::sys::buffer::Input;
 
 /// The version written here.
@@ -75,6 +76,14 @@ pub enum Op {
     Finish = 33,
     Reset = 34,
     Peek = 35,
+    SignDigest = 38,
+    VerifyDigest = 39,
+    Sign = 40,
+    VerifySignature = 41,
+    PublicKey = 42,
+    Agree = 43,
+    Encapsulate = 44,
+    Decapsulate = 45,
     StreamBegin = 48,
     StreamUpdate = 49,
     StreamFinish = 50,
@@ -91,7 +100,7 @@ struct Takes {
 
 impl Op {
     /// Every op with the name that interface/record.toml gives it.
-    pub const ALL: [(Op, &'static str); 21] = [
+    pub const ALL: [(Op, &'static str); 29] = [
         (Op::Info, "INFO"),
         (Op::Clone, "CLONE"),
         (Op::Cancel, "CANCEL"),
@@ -110,6 +119,14 @@ impl Op {
         (Op::Finish, "FINISH"),
         (Op::Reset, "RESET"),
         (Op::Peek, "PEEK"),
+        (Op::SignDigest, "SIGN_DIGEST"),
+        (Op::VerifyDigest, "VERIFY_DIGEST"),
+        (Op::Sign, "SIGN"),
+        (Op::VerifySignature, "VERIFY_SIGNATURE"),
+        (Op::PublicKey, "PUBLIC_KEY"),
+        (Op::Agree, "AGREE"),
+        (Op::Encapsulate, "ENCAPSULATE"),
+        (Op::Decapsulate, "DECAPSULATE"),
         (Op::StreamBegin, "STREAM_BEGIN"),
         (Op::StreamUpdate, "STREAM_UPDATE"),
         (Op::StreamFinish, "STREAM_FINISH"),
@@ -147,12 +164,30 @@ impl Op {
             Op::Digest | Op::Verify | Op::Wrap | Op::Unwrap | Op::Update | Op::StreamUpdate => {
                 (false, false, true)
             }
+            Op::SignDigest | Op::VerifyDigest | Op::Sign | Op::VerifySignature => {
+                (false, false, true)
+            }
+            Op::Agree | Op::Decapsulate => (false, false, true),
             _ => (false, false, false),
         };
         let params: &[u16] = match self {
             Op::Cancel => &[Params::TARGET],
             Op::Digest | Op::Finish | Op::Peek | Op::Random => &[Params::LENGTH],
             Op::Verify => &[Params::TAG],
+            Op::Encrypt | Op::Decrypt => &[Params::HASH, Params::SCHEME, Params::LABEL],
+            Op::Sign | Op::SignDigest => &[
+                Params::HASH,
+                Params::SCHEME,
+                Params::SALT_LENGTH,
+                Params::FORMAT,
+            ],
+            Op::VerifySignature | Op::VerifyDigest => &[
+                Params::TAG,
+                Params::HASH,
+                Params::SCHEME,
+                Params::SALT_LENGTH,
+                Params::FORMAT,
+            ],
             Op::Derive => &[
                 Params::LENGTH,
                 Params::SALT,
@@ -200,6 +235,16 @@ pub struct Params<'a> {
     pub p: Option<u32>,
     /// The id to cancel.
     pub target: Option<u64>,
+    /// A signature's or an encryption's.
+    pub hash: Option<&'a str>,
+    /// A signature's or an encryption's.
+    pub scheme: Option<&'a str>,
+    /// PSS's.
+    pub salt_length: Option<u32>,
+    /// OAEP's.
+    pub label: Option<&'a [u8]>,
+    /// ECDSA's.
+    pub format: Option<&'a str>,
 }
 
 impl<'a> Params<'a> {
@@ -213,9 +258,14 @@ impl<'a> Params<'a> {
     const R: u16 = 8;
     const P: u16 = 9;
     const TARGET: u16 = 10;
+    const HASH: u16 = 11;
+    const SCHEME: u16 = 12;
+    const SALT_LENGTH: u16 = 13;
+    const LABEL: u16 = 14;
+    const FORMAT: u16 = 15;
 
     /// Every parameter with the name that interface/record.toml gives it.
-    pub const ALL: [(&'static str, u16); 10] = [
+    pub const ALL: [(&'static str, u16); 15] = [
         ("LENGTH", Params::LENGTH),
         ("DIRECTION", Params::DIRECTION),
         ("TAG", Params::TAG),
@@ -226,6 +276,11 @@ impl<'a> Params<'a> {
         ("R", Params::R),
         ("P", Params::P),
         ("TARGET", Params::TARGET),
+        ("HASH", Params::HASH),
+        ("SCHEME", Params::SCHEME),
+        ("SALT_LENGTH", Params::SALT_LENGTH),
+        ("LABEL", Params::LABEL),
+        ("FORMAT", Params::FORMAT),
     ];
 
     /// A derivation's inputs.
@@ -237,6 +292,17 @@ impl<'a> Params<'a> {
             n: self.n.unwrap_or_default(),
             r: self.r.unwrap_or_default(),
             p: self.p.unwrap_or_default(),
+        }
+    }
+
+    /// What is said of a signature or an encryption.
+    pub fn pair(&self) -> pair::Options<'a> {
+        pair::Options {
+            hash: self.hash,
+            scheme: self.scheme,
+            salt_length: self.salt_length,
+            format: self.format,
+            label: self.label,
         }
     }
 
@@ -270,6 +336,14 @@ impl<'a> Params<'a> {
         put(Self::R, u32s(self.r).as_ref().map(|b| &b[..]));
         put(Self::P, u32s(self.p).as_ref().map(|b| &b[..]));
         put(Self::TARGET, u64s(self.target).as_ref().map(|b| &b[..]));
+        put(Self::HASH, self.hash.map(str::as_bytes));
+        put(Self::SCHEME, self.scheme.map(str::as_bytes));
+        put(
+            Self::SALT_LENGTH,
+            u32s(self.salt_length).as_ref().map(|b| &b[..]),
+        );
+        put(Self::LABEL, self.label);
+        put(Self::FORMAT, self.format.map(str::as_bytes));
         out
     }
 
@@ -315,11 +389,24 @@ impl<'a> Params<'a> {
                 Self::N => params.n = Some(long(value)?),
                 Self::R => params.r = Some(word(value)?),
                 Self::P => params.p = Some(word(value)?),
+                Self::HASH => params.hash = Some(name(value)?),
+                Self::SCHEME => params.scheme = Some(name(value)?),
+                Self::SALT_LENGTH => params.salt_length = Some(word(value)?),
+                Self::LABEL => params.label = Some(value),
+                Self::FORMAT => params.format = Some(name(value)?),
                 _ => params.target = Some(long(value)?),
             }
         }
         Ok(params)
     }
+}
+
+/// A name: text of at most 64 bytes.
+fn name(value: &[u8]) -> Result<&str> {
+    Some(value)
+        .filter(|value| value.len() <= 64)
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .ok_or_else(|| Error::invalid("params: a name is UTF-8 of at most 64 bytes"))
 }
 
 fn word(value: &[u8]) -> Result<u32> {
@@ -730,6 +817,7 @@ pub fn error(status: i32, sentence: &[u8]) -> Error {
         libc::EPERM => ErrorKind::Refused,
         libc::ENODEV => ErrorKind::NoEngine,
         libc::EBADMSG => ErrorKind::BadTag,
+        libc::EKEYREJECTED => ErrorKind::BadSignature,
         libc::EMSGSIZE => ErrorKind::TooLarge,
         libc::EOPNOTSUPP => ErrorKind::Unsupported,
         libc::ESTALE => ErrorKind::Stale,

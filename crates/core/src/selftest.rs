@@ -1,6 +1,8 @@
 //! Self-tests: an engine serves an algorithm only after it gave the table's known answers on this host.
 
-use crate::engine::{Derivation, Direction, Engine, Key, Opened, Spec, Work};
+use crate::engine::{
+    Derivation, Direction, Engine, Key, Opened, Padding, Pair, Scheme, Signing, Spec, Work,
+};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use crate::sys::buffer::{Input, Output};
@@ -165,6 +167,62 @@ fn answers(work: &Work, test: &Test) -> Result<bool> {
             kdf.derive(&with, &mut out)?;
             Ok(out == test.output)
         }
+        Work::Pair(pair) => pair_answers(&**pair, test),
         Work::Random(_) => Ok(true),
+    }
+}
+
+/// A pair's: what is deterministic, and what it made itself.
+fn pair_answers(pair: &dyn Pair, test: &Test) -> Result<bool> {
+    let scheme = match test.scheme {
+        Some("pkcs1") => Scheme::Pkcs1,
+        Some("pss") => Scheme::Pss,
+        Some("oaep") => Scheme::Oaep,
+        _ => Scheme::Own,
+    };
+    let salt_length = match test.hash {
+        Some(hash) => crate::table::find(hash)?.digest,
+        None => 0,
+    };
+    let (signing, padding) = (
+        Signing {
+            scheme,
+            hash: test.hash,
+            salt_length,
+            prehashed: false,
+        },
+        Padding {
+            scheme,
+            hash: test.hash,
+            label: &[],
+        },
+    );
+    let input = Input::from(test.input);
+    match test.op {
+        "sign" | "verify" => {
+            let own = pair.sign(&signing, input)?;
+            let mut forged = test.output.to_vec();
+            if let Some(byte) = forged.last_mut() {
+                *byte ^= 1;
+            }
+            pair.verify(&signing, input, test.output)?;
+            pair.verify(&signing, input, &own)?;
+            let refused = pair
+                .verify(&signing, input, &forged)
+                .is_err_and(|e| e.kind() == crate::error::Kind::BadSignature);
+            Ok(refused && (test.op == "verify" || own == test.output))
+        }
+        "decrypt" => {
+            let again = pair.encrypt(&padding, test.output)?;
+            Ok(pair.decrypt(&padding, test.input)?.expose() == test.output
+                && pair.decrypt(&padding, &again)?.expose() == test.output)
+        }
+        "agree" => Ok(pair.agree(test.input)?.expose() == test.output),
+        "decapsulate" => {
+            let (ciphertext, secret) = pair.encapsulate()?;
+            Ok(pair.decapsulate(test.input)?.expose() == test.output
+                && pair.decapsulate(&ciphertext)?.expose() == secret.expose())
+        }
+        other => Err(Error::invalid(format!("a known answer of {other:?}"))),
     }
 }

@@ -6,6 +6,7 @@ use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
 use crate::engines::kernel::Adopted;
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::pair;
 use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
@@ -109,12 +110,15 @@ pub struct Info {
     pub tag_size: usize,
     pub digest_size: usize,
     pub key_size: usize,
+    /// Of an asymmetric key.
+    pub pair: Option<pair::Facts>,
     pub counts: Counts,
 }
 
 /// One algorithm, one key, one engine.
 pub struct Session {
     spec: Spec,
+    pair: Option<pair::Facts>,
     engine: Option<String>,
     /// Without a lock: the child of a fork would wait for whichever thread held it.
     active: ArcSwap<Active>,
@@ -126,7 +130,7 @@ impl Session {
     /// Validates the request against the table and opens it with the first engine that can.
     pub fn open(request: Request) -> Result<Arc<Session>> {
         let algorithm = table::find(&request.algorithm)?;
-        let spec = Spec {
+        let mut spec = Spec {
             algorithm,
             key: request.key,
             parameters: request.parameters,
@@ -141,9 +145,11 @@ impl Session {
             )));
         }
         validate(&spec)?;
+        let pair = pair::settle(&mut spec)?;
         let choice = choose::open(&spec, request.engine.as_deref(), &[])?;
         Ok(Arc::new(Session {
             spec,
+            pair,
             engine: request.engine,
             active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
@@ -203,6 +209,7 @@ impl Session {
             tag_size: self.tag_size(),
             digest_size: self.digest_size(),
             key_size: self.spec.key.bytes().map_or(0, <[u8]>::len),
+            pair: self.pair.clone(),
             counts: Counts {
                 operations: self.counters.operations.load(Ordering::Relaxed),
                 bytes: self.counters.bytes.load(Ordering::Relaxed),
@@ -213,8 +220,13 @@ impl Session {
         }
     }
 
+    /// What is known of an asymmetric key.
+    pub(crate) fn pair(&self) -> Option<&pair::Facts> {
+        self.pair.as_ref()
+    }
+
     /// Counts a request.
-    fn count<T>(&self, bytes: usize, result: Result<T>) -> Result<T> {
+    pub(crate) fn count<T>(&self, bytes: usize, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) => {
                 self.counters.operations.fetch_add(1, Ordering::Relaxed);
@@ -230,7 +242,7 @@ impl Session {
     }
 
     /// Runs `f` on the active engine; moves and repeats when it fails; asks the spare for what is beyond it.
-    fn run<T>(&self, mut f: impl FnMut(&Work) -> Result<T>) -> Result<T> {
+    pub(crate) fn run<T>(&self, mut f: impl FnMut(&Work) -> Result<T>) -> Result<T> {
         loop {
             let active = self.active.load();
             let error = match f(&active.work) {
@@ -324,7 +336,7 @@ impl Session {
         }
     }
 
-    fn not_this(&self, what: &str) -> Error {
+    pub(crate) fn not_this(&self, what: &str) -> Error {
         Error::unsupported(format!(
             "{} is a {}: it does not {what}",
             self.spec.algorithm.name,
@@ -806,6 +818,8 @@ fn validate(spec: &Spec) -> Result<()> {
     let algorithm = spec.algorithm;
     let name = algorithm.name;
     match &spec.key {
+        // What these must be, pair::settle() says.
+        Key::Bytes(_) | Key::None if algorithm.kind == Kind::Pair => {}
         Key::None if algorithm.takes_key() && algorithm.key.min > 0 => {
             return Err(Error::invalid(format!(
                 "{name} needs a key of {}",

@@ -19,6 +19,8 @@ pub enum Kind {
     Wrap,
     /// Key derivation.
     Kdf,
+    /// An asymmetric key: signatures, encryption, agreement, encapsulation.
+    Pair,
     /// Random bytes.
     Rng,
     /// A streaming format composed of other algorithms.
@@ -36,6 +38,7 @@ impl Kind {
             Kind::Aead => "aead",
             Kind::Wrap => "wrap",
             Kind::Kdf => "kdf",
+            Kind::Pair => "pair",
             Kind::Rng => "rng",
             Kind::Streaming => "streaming",
         }
@@ -76,12 +79,12 @@ impl std::fmt::Display for Sizes {
     }
 }
 
-/// A PKCS#11 mechanism.
+/// A PKCS#11 mechanism or key type.
 #[derive(Clone, Copy, Debug)]
 pub struct Pkcs11 {
-    /// The mechanism's name, as `CKM_AES_GCM`.
+    /// Its name, as `CKM_AES_GCM`.
     pub name: &'static str,
-    /// The mechanism's number.
+    /// Its number.
     pub id: u64,
 }
 
@@ -118,6 +121,10 @@ pub struct Test {
     pub p: u32,
     /// 0: the algorithm's own.
     pub tag_size: usize,
+    /// Of a pair: what gives `output` from `input`; `verify`: `output` is the signature.
+    pub op: &'static str,
+    pub hash: Option<&'static str>,
+    pub scheme: Option<&'static str>,
     pub input: &'static [u8],
     pub output: &'static [u8],
 }
@@ -189,6 +196,22 @@ pub struct Algorithm {
     pub virtio: Option<Virtio>,
     /// The engine that is faster on some CPUs.
     pub faster: Option<Faster>,
+    /// Of a pair: bits of the key; `max` 0 for all else.
+    pub bits: Sizes,
+    /// The bits to make a key of when nobody says.
+    pub bits_default: usize,
+    /// Of a pair: sign, verify, encrypt, decrypt, agree, encapsulate, decapsulate.
+    pub operations: &'static [&'static str],
+    /// The hash that a pair signs and pads with when nobody says.
+    pub default_hash: Option<&'static str>,
+    /// The hashes that a pair signs and pads with; none where it has its own.
+    pub hashes: &'static [&'static str],
+    /// Bits of security from so many bits of the key on, rising; none where `strength` says it all.
+    pub strengths: &'static [(usize, u32)],
+    /// The PKCS#11 key type of a pair.
+    pub key_type: Option<Pkcs11>,
+    /// Further PKCS#11 mechanisms of a pair.
+    pub mechanisms: &'static [Pkcs11],
     /// Known answers, checked before an engine serves the algorithm.
     pub tests: &'static [Test],
 }
@@ -223,7 +246,31 @@ impl Algorithm {
 
     /// Whether it needs a key at all (BLAKE2 may have one).
     pub fn takes_key(&self) -> bool {
-        self.key.max > 0
+        self.key.max > 0 || self.kind == Kind::Pair
+    }
+
+    /// Whether a pair does `operation` at all.
+    pub fn does(&self, operation: &str) -> bool {
+        self.operations.contains(&operation)
+    }
+
+    /// Bits of security of a key of `bits` bits (SP 800-57 part 1, tables 2 and 4).
+    pub fn strength_of(&self, bits: usize) -> u32 {
+        if self.kind == Kind::Pair {
+            let known = self.strengths.iter().rev().find(|(from, _)| bits >= *from);
+            return match known {
+                Some((_, strength)) => *strength,
+                None if self.strengths.is_empty() => self.strength,
+                None => 0,
+            };
+        }
+        // An XTS key is two keys.
+        let bits = if self.template() == "xts" {
+            bits / 2
+        } else {
+            bits
+        };
+        self.strength.min(u32::try_from(bits).unwrap_or(u32::MAX))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The table's other names against those who gave them: PKCS#11, virtio-crypto, cryptodev, OpenSSL.
 
-use cryptofd_core::table::ALGORITHMS;
+use cryptofd_core::table::{ALGORITHMS, Kind, find};
 use std::collections::{HashMap, HashSet};
 use std::process::Command;
 
@@ -10,17 +10,27 @@ macro_rules! mechanisms {
     };
 }
 
-/// Name and number as in the PKCS#11 3.x headers, by the bindings of cryptoki-sys.
+/// Name and number of mechanisms and key types as in the PKCS#11 3.x headers, by the bindings of cryptoki-sys.
 fn mechanisms() -> HashMap<&'static str, u64> {
     mechanisms!(
-        CKM_AES_CBC CKM_AES_CCM CKM_AES_CFB128 CKM_AES_CMAC CKM_AES_CTR CKM_AES_ECB CKM_AES_GCM
-        CKM_AES_GMAC CKM_AES_KEY_WRAP CKM_AES_KEY_WRAP_KWP CKM_AES_XTS CKM_BLAKE2B_512
-        CKM_CHACHA20 CKM_CHACHA20_POLY1305 CKM_DES3_CBC CKM_HKDF_DERIVE CKM_MD5 CKM_MD5_HMAC
-        CKM_PKCS5_PBKD2 CKM_POLY1305 CKM_SHA224 CKM_SHA224_HMAC CKM_SHA256 CKM_SHA256_HMAC
-        CKM_SHA384 CKM_SHA384_HMAC CKM_SHA3_224 CKM_SHA3_224_HMAC CKM_SHA3_256
-        CKM_SHA3_256_HMAC CKM_SHA3_384 CKM_SHA3_384_HMAC CKM_SHA3_512 CKM_SHA3_512_HMAC
-        CKM_SHA512 CKM_SHA512_256 CKM_SHA512_256_HMAC CKM_SHA512_HMAC CKM_SHA_1 CKM_SHA_1_HMAC
-        CKM_SP800_108_COUNTER_KDF
+        CKM_AES_CBC CKM_AES_CCM CKM_AES_CFB128 CKM_AES_CMAC CKM_AES_CTR CKM_AES_ECB
+        CKM_AES_GCM CKM_AES_GMAC CKM_AES_KEY_WRAP CKM_AES_KEY_WRAP_KWP CKM_AES_XTS
+        CKM_BLAKE2B_512 CKM_CHACHA20 CKM_CHACHA20_POLY1305 CKM_DES3_CBC CKM_ECDH1_DERIVE
+        CKM_ECDSA CKM_ECDSA_SHA1 CKM_ECDSA_SHA224 CKM_ECDSA_SHA256 CKM_ECDSA_SHA384
+        CKM_ECDSA_SHA3_224 CKM_ECDSA_SHA3_256 CKM_ECDSA_SHA3_384 CKM_ECDSA_SHA3_512
+        CKM_ECDSA_SHA512 CKM_EDDSA CKM_HKDF_DERIVE CKM_MD5 CKM_MD5_HMAC CKM_ML_DSA
+        CKM_ML_KEM CKM_PKCS5_PBKD2 CKM_POLY1305 CKM_RSA_PKCS CKM_RSA_PKCS_OAEP
+        CKM_RSA_PKCS_PSS CKM_RSA_X_509 CKM_SHA1_RSA_PKCS CKM_SHA1_RSA_PKCS_PSS CKM_SHA224
+        CKM_SHA224_HMAC CKM_SHA224_RSA_PKCS CKM_SHA224_RSA_PKCS_PSS CKM_SHA256
+        CKM_SHA256_HMAC CKM_SHA256_RSA_PKCS CKM_SHA256_RSA_PKCS_PSS CKM_SHA384
+        CKM_SHA384_HMAC CKM_SHA384_RSA_PKCS CKM_SHA384_RSA_PKCS_PSS CKM_SHA3_224
+        CKM_SHA3_224_HMAC CKM_SHA3_224_RSA_PKCS CKM_SHA3_224_RSA_PKCS_PSS CKM_SHA3_256
+        CKM_SHA3_256_HMAC CKM_SHA3_256_RSA_PKCS CKM_SHA3_256_RSA_PKCS_PSS CKM_SHA3_384
+        CKM_SHA3_384_HMAC CKM_SHA3_384_RSA_PKCS CKM_SHA3_384_RSA_PKCS_PSS CKM_SHA3_512
+        CKM_SHA3_512_HMAC CKM_SHA3_512_RSA_PKCS CKM_SHA3_512_RSA_PKCS_PSS CKM_SHA512
+        CKM_SHA512_256 CKM_SHA512_256_HMAC CKM_SHA512_HMAC CKM_SHA512_RSA_PKCS
+        CKM_SHA512_RSA_PKCS_PSS CKM_SHA_1 CKM_SHA_1_HMAC CKM_SP800_108_COUNTER_KDF
+        CKK_EC CKK_EC_EDWARDS CKK_EC_MONTGOMERY CKK_ML_DSA CKK_ML_KEM CKK_RSA
     )
 }
 
@@ -29,17 +39,23 @@ fn pkcs11_mechanisms_have_their_numbers() {
     let mechanisms = mechanisms();
     let mut seen = HashSet::new();
     for algorithm in ALGORITHMS {
-        let Some(mechanism) = algorithm.pkcs11 else {
-            continue;
-        };
-        seen.insert(mechanism.name);
         assert_eq!(
-            mechanisms.get(mechanism.name),
-            Some(&mechanism.id),
-            "{}: {}",
-            algorithm.name,
-            mechanism.name
+            algorithm.kind == Kind::Pair,
+            algorithm.key_type.is_some(),
+            "{}",
+            algorithm.name
         );
+        let names = algorithm.pkcs11.iter().chain(&algorithm.key_type);
+        for name in names.chain(algorithm.mechanisms) {
+            seen.insert(name.name);
+            assert_eq!(
+                mechanisms.get(name.name),
+                Some(&name.id),
+                "{}: {}",
+                algorithm.name,
+                name.name
+            );
+        }
     }
     assert_eq!(seen.len(), mechanisms.len(), "mechanisms that nobody uses");
 }
@@ -148,6 +164,7 @@ fn openssl() -> Option<HashSet<String>> {
         "-mac-algorithms",
         "-kdf-algorithms",
         "-random-generators",
+        "-key-managers",
     ] {
         for word in list(what)?.split([' ', ',', '{', '}', '\n']) {
             names.insert(word.to_uppercase());
@@ -157,7 +174,12 @@ fn openssl() -> Option<HashSet<String>> {
 }
 
 /// Names that came with a later OpenSSL than 3.0.
-const LATER: &[(&str, &str)] = &[("AES-*-GCM-SIV", "3.2")];
+const LATER: &[(&str, &str)] = &[
+    ("AES-*-GCM-SIV", "3.2"),
+    ("ML-KEM-768", "3.5"),
+    ("ML-KEM-1024", "3.5"),
+    ("ML-DSA-65", "3.5"),
+];
 
 #[test]
 fn openssl_knows_the_names() {
@@ -191,6 +213,77 @@ fn openssl_knows_the_names() {
             };
             assert!(knows(part), "{}: openssl has no {part}", algorithm.name);
         }
+    }
+}
+
+#[test]
+fn pairs_are_described_whole() {
+    const KNOWN: [&str; 7] = [
+        "sign",
+        "verify",
+        "encrypt",
+        "decrypt",
+        "agree",
+        "encapsulate",
+        "decapsulate",
+    ];
+    let pairs: Vec<_> = ALGORITHMS.iter().filter(|a| a.kind == Kind::Pair).collect();
+    assert_eq!(pairs.len(), 12);
+    for pair in pairs {
+        let name = pair.name;
+        assert!(
+            pair.bits.min > 0 && pair.bits.contains(pair.bits_default),
+            "{name}"
+        );
+        assert!(!pair.operations.is_empty(), "{name}");
+        assert!(pair.operations.iter().all(|o| KNOWN.contains(o)), "{name}");
+        for hash in pair.hashes.iter().chain(&pair.default_hash) {
+            assert_eq!(find(hash).unwrap().kind, Kind::Hash, "{name}: {hash}");
+            assert!(pair.hashes.contains(hash), "{name}: {hash}");
+        }
+        // The known answers use every private operation.
+        for (private, op) in [
+            ("sign", &["sign", "verify"][..]),
+            ("decrypt", &["decrypt"]),
+            ("agree", &["agree"]),
+            ("decapsulate", &["decapsulate"]),
+        ] {
+            assert_eq!(
+                pair.does(private),
+                pair.tests.iter().any(|t| op.contains(&t.op)),
+                "{name}: {private}"
+            );
+        }
+        assert!(pair.strengths.is_sorted(), "{name}");
+    }
+}
+
+/// SP 800-57 part 1 (2020), tables 2 and 4.
+#[test]
+fn strengths_are_those_of_sp_800_57() {
+    for (name, bits, strength) in [
+        ("rsa", 2048, 112),
+        ("rsa", 3064, 112),
+        ("rsa", 3072, 128),
+        ("rsa", 7672, 128),
+        ("rsa", 7680, 192),
+        ("rsa", 8192, 192),
+        ("rsa", 1024, 0),
+        ("ecdsa-nist-p256", 256, 128),
+        ("ecdh-nist-p384", 384, 192),
+        ("ecdsa-nist-p521", 521, 256),
+        ("ed25519", 256, 128),
+        ("gcm(aes)", 128, 128),
+        ("gcm(aes)", 256, 256),
+        ("xts(aes)", 256, 128),
+        ("cbc(des3_ede)", 192, 112),
+        ("hmac(sha256)", 64, 64),
+    ] {
+        assert_eq!(
+            find(name).unwrap().strength_of(bits),
+            strength,
+            "{name} {bits}"
+        );
     }
 }
 

@@ -42,6 +42,14 @@ extern "C" {
 #define CRYPTOFD_FINISH 33
 #define CRYPTOFD_RESET 34
 #define CRYPTOFD_PEEK 35
+#define CRYPTOFD_SIGN_DIGEST 38
+#define CRYPTOFD_VERIFY_DIGEST 39
+#define CRYPTOFD_SIGN 40
+#define CRYPTOFD_VERIFY_SIGNATURE 41
+#define CRYPTOFD_PUBLIC_KEY 42
+#define CRYPTOFD_AGREE 43
+#define CRYPTOFD_ENCAPSULATE 44
+#define CRYPTOFD_DECAPSULATE 45
 #define CRYPTOFD_STREAM_BEGIN 48
 #define CRYPTOFD_STREAM_UPDATE 49
 #define CRYPTOFD_STREAM_FINISH 50
@@ -87,7 +95,7 @@ struct cryptofd_request {
 	size_t      aad_size;
 	const void *data;
 	size_t      data_size;
-	const void *tag; /* VERIFY */
+	const void *tag; /* VERIFY; the signature of VERIFY_SIGNATURE and VERIFY_DIGEST */
 	size_t      tag_size;
 	const void *salt; /* DERIVE */
 	size_t      salt_size;
@@ -98,8 +106,13 @@ struct cryptofd_request {
 	uint32_t    r;      /* scrypt */
 	uint32_t    p;      /* scrypt */
 	uint32_t    iterations; /* PBKDF2 */
-	uint32_t    reserved;   /* 0 */
+	int32_t     salt_length; /* PSS: bytes; 0: as many as the hash has, -1: none */
 	uint64_t    target;     /* CANCEL: an id; 0: all */
+	const char *hash;       /* signatures, OAEP: "sha256", ...; NULL: what suits the key */
+	const char *scheme;     /* RSA: "pkcs1", "pss", "oaep", "raw" */
+	const char *format;     /* ECDSA: "der", "raw" */
+	const void *label;      /* OAEP */
+	size_t      label_size;
 };
 
 /* An answer. data and data_size are yours; zero the rest. */

@@ -59,8 +59,13 @@ pub struct CRequest {
     pub r: u32,
     pub p: u32,
     pub iterations: u32,
-    pub reserved: u32,
+    pub salt_length: i32,
     pub target: u64,
+    pub hash: *const c_char,
+    pub scheme: *const c_char,
+    pub format: *const c_char,
+    pub label: *const c_void,
+    pub label_size: usize,
 }
 
 /// struct cryptofd_completion.
@@ -237,7 +242,7 @@ unsafe fn submit(fd: c_int, request: *const CRequest, size: usize) -> Result<c_i
         let fd = borrow(fd)?;
         let request = extensible(request, size, size_of::<CRequest>())?;
         let op = Op::from_number(request.op).ok_or_else(|| os(libc::EOPNOTSUPP))?;
-        if request.flags & !record::FLAG_RUNNING != 0 || request.reserved != 0 {
+        if request.flags & !record::FLAG_RUNNING != 0 {
             return Err(os(libc::EINVAL));
         }
         // The small ones are private copies, bounded by what a record can hold.
@@ -251,6 +256,9 @@ unsafe fn submit(fd: c_int, request: *const CRequest, size: usize) -> Result<c_i
         let tag = copy(request.tag, request.tag_size)?;
         let salt = copy(request.salt, request.salt_size)?;
         let info = copy(request.info, request.info_size)?;
+        let label = copy(request.label, request.label_size)?;
+        let (hash, scheme) = (text(request.hash)?, text(request.scheme)?);
+        let format = text(request.format)?;
         let params = Params {
             length: (request.length != 0).then_some(request.length),
             direction: match request.direction {
@@ -267,6 +275,15 @@ unsafe fn submit(fd: c_int, request: *const CRequest, size: usize) -> Result<c_i
             r: (request.r != 0).then_some(request.r),
             p: (request.p != 0).then_some(request.p),
             target: (request.target != 0).then_some(request.target),
+            hash: hash.as_deref(),
+            scheme: scheme.as_deref(),
+            salt_length: match request.salt_length {
+                0 => None,
+                -1 => Some(0),
+                length => Some(u32::try_from(length).map_err(|_| os(libc::EINVAL))?),
+            },
+            label: (!request.label.is_null()).then_some(&label[..]),
+            format: format.as_deref(),
         };
         let whole = record::Request {
             op,

@@ -28,6 +28,7 @@ fn class(error: &Error) -> &'static str {
         Kind::Refused => "Refused",
         Kind::NoEngine | Kind::NotOffered | Kind::EngineFailed => "NoEngine",
         Kind::BadTag => "BadTag",
+        Kind::BadSignature => "BadSignature",
         Kind::TooLarge | Kind::Elsewhere => "TooLarge",
         Kind::Unsupported => "Unsupported",
         Kind::Stale => "StaleStream",

@@ -3,12 +3,14 @@
 use crate::errors::Raise;
 use crate::ffi::{self, View, new_bytes};
 use crate::hash::LONG;
+use crate::pair;
 use crate::remote::{self, Facts, Remote};
 use crate::stream::Stream;
 use cryptofd_core::client::Client;
 use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
 use cryptofd_core::engines::kernel;
 use cryptofd_core::error::Error;
+use cryptofd_core::pair::Options;
 use cryptofd_core::record::{FLAG_RUNNING, Op, Params, Request as Record};
 use cryptofd_core::secret::{Secret, equal};
 use cryptofd_core::serve;
@@ -349,7 +351,7 @@ impl CryptoFD {
             .clone()
     }
 
-    fn facts(&self) -> PyResult<Facts> {
+    pub(crate) fn facts(&self) -> PyResult<Facts> {
         match self.backing() {
             Backing::Local(session) => Ok(Facts {
                 algorithm: session.algorithm(),
@@ -362,7 +364,7 @@ impl CryptoFD {
     }
 
     /// The session, where it is in this process.
-    fn local(&self) -> PyResult<Arc<Session>> {
+    pub(crate) fn local(&self) -> PyResult<Arc<Session>> {
         match self.backing() {
             Backing::Local(session) => Ok(session),
             _ => Err(raise(Error::closed())),
@@ -370,7 +372,11 @@ impl CryptoFD {
     }
 
     /// Sends a record where the session is behind a descriptor; `None` where it is here.
-    fn call(&self, python: Python<'_>, record: &Record<'_>) -> PyResult<Option<Vec<u8>>> {
+    pub(crate) fn call(
+        &self,
+        python: Python<'_>,
+        record: &Record<'_>,
+    ) -> PyResult<Option<Vec<u8>>> {
         match self.backing() {
             Backing::Local(_) => Ok(None),
             Backing::Remote(remote) => remote::call(python, &remote.client, record).map(Some),
@@ -415,6 +421,7 @@ impl CryptoFD {
         data: &Bound<'py, PyAny>,
         iv: Option<&Bound<'py, PyAny>>,
         aad: Option<&Bound<'py, PyAny>>,
+        options: &Options<'_>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let data = View::read(data)?;
         let nonce = Nonce::read(iv)?;
@@ -426,6 +433,7 @@ impl CryptoFD {
                 let record = Record {
                     iv: nonce.get(),
                     aad: with,
+                    params: pair::params(options),
                     ..Record::with(op(direction), from)
                 };
                 let answer = remote::transform(python, &remote, direction, &record)?;
@@ -433,6 +441,16 @@ impl CryptoFD {
             }
             Backing::Closed => return Err(raise(Error::closed())),
         };
+        if session.algorithm().kind == Kind::Pair {
+            if iv.is_some() || !with.is_empty() {
+                let name = session.algorithm().name;
+                return Err(raise(Error::invalid(format!(
+                    "{name} takes no iv and no aad"
+                ))));
+            }
+            return pair::crypt(python, &session, direction, from, options);
+        }
+        options.none(session.algorithm()).map_err(Raise)?;
         let long = from.len() > LONG || with.len() > LONG;
         new_bytes(python, room(&session, direction, from.len())?, |out| {
             let work = || transform(&session, direction, nonce.get(), with, from, out);
@@ -507,7 +525,9 @@ impl CryptoFD {
             };
             let (iv, aad) = (part(1)?, part(2)?);
             let data = item.get_item(0)?;
-            list.append(self.both(python, direction, &data, iv.as_ref(), aad.as_ref())?)?;
+            let (iv, aad) = (iv.as_ref(), aad.as_ref());
+            let options = Options::default();
+            list.append(self.both(python, direction, &data, iv, aad, &options)?)?;
         }
         Ok(list)
     }
@@ -597,27 +617,51 @@ fn transform(
 #[pymethods]
 impl CryptoFD {
     /// Encrypts a whole message; an AEAD's result ends with the tag.
-    #[pyo3(signature = (data, iv=None, aad=None))]
+    /// RSA: hash, scheme, label.
+    #[pyo3(signature = (data, iv=None, aad=None, *, hash=None, scheme=None, label=None))]
+    #[allow(clippy::too_many_arguments)]
     fn encrypt<'py>(
         &self,
         python: Python<'py>,
         data: &Bound<'py, PyAny>,
         iv: Option<&Bound<'py, PyAny>>,
         aad: Option<&Bound<'py, PyAny>>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        label: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        self.both(python, Direction::Encrypt, data, iv, aad)
+        let label = copy(label)?;
+        let options = Options {
+            hash,
+            scheme,
+            label: label.as_deref(),
+            ..Options::default()
+        };
+        self.both(python, Direction::Encrypt, data, iv, aad, &options)
     }
 
     /// Decrypts a whole message; BadTag (EBADMSG) if its tag does not verify.
-    #[pyo3(signature = (data, iv=None, aad=None))]
+    /// RSA: hash, scheme, label.
+    #[pyo3(signature = (data, iv=None, aad=None, *, hash=None, scheme=None, label=None))]
+    #[allow(clippy::too_many_arguments)]
     fn decrypt<'py>(
         &self,
         python: Python<'py>,
         data: &Bound<'py, PyAny>,
         iv: Option<&Bound<'py, PyAny>>,
         aad: Option<&Bound<'py, PyAny>>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        label: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        self.both(python, Direction::Decrypt, data, iv, aad)
+        let label = copy(label)?;
+        let options = Options {
+            hash,
+            scheme,
+            label: label.as_deref(),
+            ..Options::default()
+        };
+        self.both(python, Direction::Decrypt, data, iv, aad, &options)
     }
 
     /// Encrypts into a writable buffer; returns how many of its bytes count.
@@ -812,8 +856,110 @@ impl CryptoFD {
         Ok(hex(&self.peek(python, length)?))
     }
 
-    /// MAC: raises BadTag unless `tag` is that of what was taken so far; compares in constant time.
-    fn verify(&self, python: Python<'_>, tag: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// The signature of `data`. `hash`: a name of the table, by default what suits the key. RSA: `scheme`
+    /// pkcs1 (the default) or pss with `salt_length` bytes (as many as the hash has). ECDSA: `format` der
+    /// (the default) or raw, r and s one after the other. Ed25519 and ML-DSA take none of these.
+    #[pyo3(signature = (data, *, hash=None, scheme=None, salt_length=None, format=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn sign<'py>(
+        &self,
+        python: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        salt_length: Option<u32>,
+        format: Option<&str>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let options = signing(hash, scheme, salt_length, format);
+        self.signature(python, false, data, &options)
+    }
+
+    /// The signature of a digest that the caller computed; otherwise as sign(). With hash="none" it goes
+    /// under ECDSA, or under pkcs1, as it is.
+    #[pyo3(signature = (digest, *, hash=None, scheme=None, salt_length=None, format=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn sign_digest<'py>(
+        &self,
+        python: Python<'py>,
+        digest: &Bound<'py, PyAny>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        salt_length: Option<u32>,
+        format: Option<&str>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let options = signing(hash, scheme, salt_length, format);
+        self.signature(python, true, digest, &options)
+    }
+
+    /// Raises BadSignature (EKEYREJECTED) unless `signature` is that of a digest that the caller computed.
+    #[pyo3(signature = (signature, digest, *, hash=None, scheme=None, salt_length=None, format=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn verify_digest(
+        &self,
+        python: Python<'_>,
+        signature: &Bound<'_, PyAny>,
+        digest: &Bound<'_, PyAny>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        salt_length: Option<u32>,
+        format: Option<&str>,
+    ) -> PyResult<()> {
+        let options = signing(hash, scheme, salt_length, format);
+        self.check_signature(python, true, signature, digest, &options)
+    }
+
+    /// The public key of a pair: a SubjectPublicKeyInfo in DER.
+    fn public_key<'py>(&self, python: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(python, &self.public(python)?))
+    }
+
+    /// ECDH, X25519: the secret shared with the holder of `peer`, a public key as public_key() gives it. Not
+    /// a key yet: derive one from it (hkdf).
+    fn agree<'py>(
+        &self,
+        python: Python<'py>,
+        peer: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.agreed(python, peer)
+    }
+
+    /// ML-KEM: a ciphertext for the holder of the private key, and the secret in it.
+    fn encapsulate<'py>(
+        &self,
+        python: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        self.encapsulated(python)
+    }
+
+    /// ML-KEM: the secret in a ciphertext; in a forged one, another secret.
+    fn decapsulate<'py>(
+        &self,
+        python: Python<'py>,
+        ciphertext: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.decapsulated(python, ciphertext)
+    }
+
+    /// MAC: raises BadTag unless `tag` is that of what was taken so far; compares in constant time. A pair:
+    /// raises BadSignature (EKEYREJECTED) unless `tag` is a signature of `data`, made as sign() says.
+    #[pyo3(signature = (tag, data=None, *, hash=None, scheme=None, salt_length=None, format=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn verify(
+        &self,
+        python: Python<'_>,
+        tag: &Bound<'_, PyAny>,
+        data: Option<&Bound<'_, PyAny>>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        salt_length: Option<u32>,
+        format: Option<&str>,
+    ) -> PyResult<()> {
+        let options = signing(hash, scheme, salt_length, format);
+        if self.is_pair(data.is_some())? {
+            let data = data.unwrap_or(tag);
+            return self.check_signature(python, false, tag, data, &options);
+        }
+        options.none(self.facts()?.algorithm).map_err(Raise)?;
         let algorithm = self.facts()?.algorithm;
         if algorithm.kind != Kind::Mac {
             return Err(raise(Error::unsupported(format!(
@@ -875,10 +1021,12 @@ impl CryptoFD {
     /// Sends a request on the descriptor and returns its id; the answer comes by complete().
     ///
     /// `op`: encrypt, decrypt, digest, verify, wrap, unwrap, derive, random, update, finish, reset, peek,
-    /// info, cancel (with target). NotReady (EAGAIN) if the descriptor is non-blocking and takes no
+    /// sign, sign_digest, verify_signature and verify_digest (with tag), public_key, agree, encapsulate,
+    /// decapsulate, info, cancel (with target). NotReady (EAGAIN) if the descriptor is non-blocking and takes no
     /// request now.
     #[pyo3(signature = (op, data=None, iv=None, aad=None, *, length=None, tag=None, salt=None,
-                        info=None, iterations=None, n=None, r=None, p=None, target=None))]
+                        info=None, iterations=None, n=None, r=None, p=None, target=None, hash=None,
+                        scheme=None, salt_length=None, label=None, format=None))]
     #[allow(clippy::too_many_arguments)]
     fn submit(
         &self,
@@ -896,6 +1044,11 @@ impl CryptoFD {
         r: Option<u32>,
         p: Option<u32>,
         target: Option<u64>,
+        hash: Option<&str>,
+        scheme: Option<&str>,
+        salt_length: Option<u32>,
+        label: Option<&Bound<'_, PyAny>>,
+        format: Option<&str>,
     ) -> PyResult<u64> {
         // What would bring a descriptor, or a stream's state, has calls of its own.
         let known = Op::from_name(op).filter(|op| {
@@ -907,13 +1060,15 @@ impl CryptoFD {
         let Some(op) = known else {
             return Err(raise(Error::invalid(format!(
                 "submit({op:?}): encrypt, decrypt, digest, verify, wrap, unwrap, derive, random, \
-                 update, finish, reset, peek, info or cancel"
+                 update, finish, reset, peek, sign, sign_digest, verify_signature, verify_digest, \
+                 public_key, agree, encapsulate, decapsulate, info or cancel"
             ))));
         };
         let nonce = Nonce::read(iv)?;
         let running = op == Op::Verify && data.is_none();
         let (data, aad) = (optional(data)?, optional(aad)?);
         let (tag, salt, info) = (copy(tag)?, copy(salt)?, copy(info)?);
+        let label = copy(label)?;
         let record = Record {
             op,
             flags: if running { FLAG_RUNNING } else { 0 },
@@ -930,6 +1085,11 @@ impl CryptoFD {
                 r,
                 p,
                 target,
+                hash,
+                scheme,
+                salt_length,
+                label: label.as_deref(),
+                format,
                 ..Params::default()
             },
         };
@@ -1041,6 +1201,22 @@ impl CryptoFD {
             ),
             Backing::Closed => "<cryptofd closed>".to_owned(),
         }
+    }
+}
+
+/// What a call says of a signature.
+fn signing<'a>(
+    hash: Option<&'a str>,
+    scheme: Option<&'a str>,
+    salt_length: Option<u32>,
+    format: Option<&'a str>,
+) -> Options<'a> {
+    Options {
+        hash,
+        scheme,
+        salt_length,
+        format,
+        label: None,
     }
 }
 

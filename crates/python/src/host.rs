@@ -39,11 +39,19 @@ fn algorithm(a: &Algorithm) -> Value {
         } else {
             Value::Null
         },
+        "bits": sizes(a.bits),
+        "bits_default": a.bits_default,
+        "operations": a.operations,
+        "hash": a.default_hash,
+        "hashes": a.hashes,
+        "strengths": a.strengths,
         "names": {
             "kernel": a.kernel,
             "openssl": a.openssl,
             "hashlib": a.hashlib,
             "pkcs11": a.pkcs11.map(|p| json!({"name": p.name, "id": p.id})),
+            "key_type": a.key_type.map(|p| json!({"name": p.name, "id": p.id})),
+            "mechanisms": a.mechanisms.iter().map(|p| json!({"name": p.name, "id": p.id})).collect::<Vec<_>>(),
             "cryptodev": a.cryptodev,
             "virtio": a.virtio.map(|v| json!({"service": v.service, "id": v.id})),
         },
@@ -150,6 +158,7 @@ fn kind(work: &Work) -> &'static str {
         Work::Cipher(_) => "cipher",
         Work::Wrap(_) => "wrap",
         Work::Kdf(_) => "kdf",
+        Work::Pair(_) => "pair",
         Work::Random(_) => "rng",
     }
 }

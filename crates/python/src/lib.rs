@@ -5,6 +5,7 @@ mod fd;
 mod ffi;
 mod hash;
 mod host;
+mod pair;
 mod remote;
 mod stream;
 
@@ -20,6 +21,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<hash::HashFactory>()?;
     module.add_function(wrap_pyfunction!(fd::open, module)?)?;
     module.add_function(wrap_pyfunction!(fd::adopt, module)?)?;
+    module.add_function(wrap_pyfunction!(pair::generate, module)?)?;
     module.add_function(wrap_pyfunction!(host::algorithms, module)?)?;
     module.add_function(wrap_pyfunction!(host::engines, module)?)?;
     module.add_function(wrap_pyfunction!(host::explain, module)?)?;

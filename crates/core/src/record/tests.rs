@@ -283,6 +283,7 @@ fn an_op_takes_its_own_sections_and_parameters_only() {
         for (param, number) in Params::ALL {
             let value: &[u8] = match number {
                 Params::LENGTH | Params::N | Params::TARGET => &[1, 0, 0, 0, 0, 0, 0, 0],
+                Params::HASH | Params::SCHEME | Params::FORMAT => b"name",
                 _ => &[1, 0, 0, 0],
             };
             let one = [

@@ -1,6 +1,7 @@
 //! Serving a session on a descriptor of its own.
 
 mod connection;
+mod pair;
 mod pool;
 mod work;
 

@@ -1,6 +1,7 @@
 //! One request of a record, done by the session.
 
 use super::connection::State;
+use super::pair;
 use super::{ITERATIONS, MEMORY, limits};
 use crate::engine::Direction;
 use crate::engines::software::random;
@@ -20,7 +21,7 @@ pub enum Done {
 }
 
 /// A result of `length` bytes, zeroed, behind room for a header.
-fn room(length: usize) -> Result<Vec<u8>> {
+pub fn room(length: usize) -> Result<Vec<u8>> {
     let limit = record::ATTACHED + (record::INLINE_ANSWER - record::INLINE);
     if length > limit {
         return Err(Error::too_large(format!(
@@ -36,7 +37,7 @@ fn room(length: usize) -> Result<Vec<u8>> {
 }
 
 /// The same with these bytes.
-fn copied(bytes: &[u8]) -> Result<Vec<u8>> {
+pub fn copied(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut result = room(bytes.len())?;
     result[record::HEADER..].copy_from_slice(bytes);
     Ok(result)
@@ -84,10 +85,21 @@ impl State {
                     "no rings here: a brokered session has them",
                 ));
             }
-            Op::Encrypt => self.crypt(Direction::Encrypt, request.iv, aad, data)?,
-            Op::Decrypt => self.crypt(Direction::Decrypt, request.iv, aad, data)?,
+            _ if self.session().algorithm().kind == Kind::Pair => {
+                pair::work(self, request, aad, data)?
+            }
+            Op::Encrypt => self.crypt(Direction::Encrypt, request, aad, data)?,
+            Op::Decrypt => self.crypt(Direction::Decrypt, request, aad, data)?,
             Op::Seal => self.seal(aad, data)?,
             Op::Unseal => self.unseal(aad, data)?,
+            Op::SignDigest
+            | Op::VerifyDigest
+            | Op::Sign
+            | Op::VerifySignature
+            | Op::PublicKey
+            | Op::Agree
+            | Op::Encapsulate
+            | Op::Decapsulate => pair::work(self, request, aad, data)?,
             Op::Digest => {
                 let mut result = room(self.digest_length(request)?)?;
                 self.session()
@@ -156,8 +168,15 @@ impl State {
         Ok(Done::Record(done))
     }
 
-    fn crypt(&self, direction: Direction, iv: &[u8], aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
-        let session = self.session();
+    fn crypt(
+        &self,
+        direction: Direction,
+        request: &Incoming<'_>,
+        aad: &[u8],
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let (session, iv) = (self.session(), request.iv);
+        request.params.pair().none(session.algorithm())?;
         let (tag, length) = (session.tag_size(), data.len());
         let aead = session.algorithm().kind == Kind::Aead;
         if !aead && !aad.is_empty() {

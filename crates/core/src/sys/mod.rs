@@ -7,6 +7,7 @@ pub mod fork;
 #[cfg(test)]
 pub mod forked;
 pub mod memfd;
+pub mod per_process;
 pub mod process;
 pub mod publish;
 pub mod socket;

@@ -51,6 +51,11 @@ pub fn need(op: Op, direction: Option<Direction>, algorithm: &Algorithm) -> Need
         Op::Wrap => Need::All(&["encrypt"]),
         Op::Unwrap => Need::All(&["decrypt"]),
         Op::Derive => Need::All(&["derive-bytes"]),
+        Op::Sign => Need::All(&["sign"]),
+        Op::SignDigest => Need::All(&["sign-digest"]),
+        Op::VerifySignature | Op::VerifyDigest => Need::All(&["verify"]),
+        Op::PublicKey => Need::Nothing,
+        Op::Agree | Op::Encapsulate | Op::Decapsulate => Need::All(&["derive-bytes"]),
         // Without a direction it is refused as it is.
         Op::StreamBegin => direction.map_or(Need::Nothing, crypt),
         // Checked when the stream began.
@@ -68,6 +73,7 @@ fn uses(op: Op) -> bool {
             | Op::Ring
             | Op::Reset
             | Op::Random
+            | Op::PublicKey
             | Op::Update
             | Op::StreamUpdate
             | Op::StreamFinish
@@ -92,7 +98,7 @@ pub struct Grant {
 }
 
 impl Grant {
-    fn check(&self, op: Op, direction: Option<Direction>) -> Result<()> {
+    fn check(&self, op: Op, direction: Option<Direction>, scheme: Option<&str>) -> Result<()> {
         let Some(key) = &self.key else {
             return Ok(());
         };
@@ -108,7 +114,12 @@ impl Grant {
                 key.name()
             )))
         };
-        match need(op, direction, self.algorithm) {
+        // RSA without padding is every other operation at once.
+        let need = match scheme {
+            Some("raw") => Need::All(&["raw", "sign", "decrypt"]),
+            _ => need(op, direction, self.algorithm),
+        };
+        match need {
             Need::Nothing => {}
             Need::All(all) => {
                 if let Some(missing) = all.iter().find(|usage| !has(usage)) {
@@ -145,7 +156,8 @@ impl Keeper for Grant {
     }
 
     fn allow(&self, request: &Incoming<'_>) -> Result<()> {
-        self.check(request.op, request.params.direction)
+        let params = &request.params;
+        self.check(request.op, params.direction, params.scheme)
             .inspect_err(|error| self.upstream.refused(self.sid, request.op.name(), error))
     }
 
@@ -223,6 +235,25 @@ mod tests {
                 Need::All(&["caller-iv", "encrypt", "decrypt"]),
             ),
             ("gcm(aes)", Op::Decrypt, None, Need::All(&["decrypt"])),
+            ("rsa", Op::Sign, None, Need::All(&["sign"])),
+            ("rsa", Op::SignDigest, None, Need::All(&["sign-digest"])),
+            ("rsa", Op::VerifyDigest, None, Need::All(&["verify"])),
+            ("rsa", Op::Decrypt, None, Need::All(&["decrypt"])),
+            ("ed25519", Op::VerifySignature, None, Need::All(&["verify"])),
+            ("ed25519", Op::PublicKey, None, Need::Nothing),
+            ("x25519", Op::Agree, None, Need::All(&["derive-bytes"])),
+            (
+                "ml-kem-768",
+                Op::Encapsulate,
+                None,
+                Need::All(&["derive-bytes"]),
+            ),
+            (
+                "ml-kem-768",
+                Op::Decapsulate,
+                None,
+                Need::All(&["derive-bytes"]),
+            ),
             ("gcm(aes)", Op::Seal, None, Need::All(&["encrypt"])),
             ("gcm(aes)", Op::Unseal, None, Need::All(&["decrypt"])),
             ("cbc(aes)", Op::Encrypt, None, Need::All(&["encrypt"])),

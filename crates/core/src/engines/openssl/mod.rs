@@ -155,6 +155,7 @@ fn work(provider: &'static Provider, spec: &Spec) -> Result<Work> {
             let cipher = name_of("ctr(aes)")?.replace('*', "256");
             Work::Random(Box::new(ffi::Random::new(provider, &name, &cipher)?))
         }
+        Kind::Pair => Work::Pair(Box::new(ffi::Pair::new(provider, &name, key)?)),
         Kind::Streaming => {
             return Err(Error::not_offered(format!(
                 "{} is composed by the session, of other algorithms",

@@ -3,6 +3,11 @@
 mod ffi;
 mod portable;
 
+/// Reading, checking and making asymmetric keys, for sessions of every engine.
+pub(crate) mod pair {
+    pub use super::ffi::pair::{generate, inspect};
+}
+
 use crate::engine::{Engine, Key, Opened, Spec, Work};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -30,6 +35,10 @@ impl Engine for Software {
             Kind::Aead => (AWS_LC, aead(spec)?),
             Kind::Wrap => (AWS_LC, wrap(spec)?),
             Kind::Kdf => kdf(spec)?,
+            Kind::Pair => {
+                let pair = ffi::pair::Pair::open(spec.algorithm, &secret(spec)?)?;
+                (AWS_LC, Work::Pair(Box::new(pair)))
+            }
             Kind::Rng => (AWS_LC, Work::Random(Box::new(ffi::random::Drbg))),
             Kind::Streaming => return Err(lacks(spec)),
         };

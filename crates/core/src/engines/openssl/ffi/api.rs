@@ -4,7 +4,7 @@
 #![allow(non_snake_case, non_camel_case_types)]
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulong, c_void};
+use std::ffi::{c_char, c_int, c_long, c_uchar, c_uint, c_ulong, c_void};
 
 /// How `dlopen` is told to look only at what the process has loaded already (dlopen(3)).
 const RTLD_NOLOAD: c_int = libc::RTLD_NOLOAD;
@@ -18,7 +18,7 @@ macro_rules! opaque {
 
 opaque!(
     OSSL_LIB_CTX OSSL_PROVIDER EVP_MD EVP_MD_CTX EVP_MAC EVP_MAC_CTX EVP_CIPHER EVP_CIPHER_CTX EVP_KDF
-    EVP_KDF_CTX EVP_RAND EVP_RAND_CTX
+    EVP_KDF_CTX EVP_RAND EVP_RAND_CTX EVP_PKEY EVP_PKEY_CTX
 );
 
 /// OSSL_PARAM(3).
@@ -105,6 +105,33 @@ functions! {
     EVP_RAND_CTX_new(*mut EVP_RAND, *mut EVP_RAND_CTX) -> *mut EVP_RAND_CTX;
     EVP_RAND_CTX_free(*mut EVP_RAND_CTX);
     EVP_RAND_instantiate(*mut EVP_RAND_CTX, c_uint, c_int, *const c_uchar, usize, *const OSSL_PARAM) -> c_int;
+    d2i_AutoPrivateKey_ex(*mut *mut EVP_PKEY, *mut *const c_uchar, c_long, *mut OSSL_LIB_CTX, *const c_char) -> *mut EVP_PKEY;
+    d2i_PUBKEY_ex(*mut *mut EVP_PKEY, *mut *const c_uchar, c_long, *mut OSSL_LIB_CTX, *const c_char) -> *mut EVP_PKEY;
+    EVP_PKEY_free(*mut EVP_PKEY);
+    EVP_PKEY_is_a(*const EVP_PKEY, *const c_char) -> c_int;
+    EVP_PKEY_get_size(*const EVP_PKEY) -> c_int;
+    EVP_PKEY_CTX_new_from_pkey(*mut OSSL_LIB_CTX, *mut EVP_PKEY, *const c_char) -> *mut EVP_PKEY_CTX;
+    EVP_PKEY_CTX_free(*mut EVP_PKEY_CTX);
+    EVP_PKEY_CTX_settable_params(*const EVP_PKEY_CTX) -> *const OSSL_PARAM;
+    EVP_DigestSignInit_ex(*mut EVP_MD_CTX, *mut *mut EVP_PKEY_CTX, *const c_char, *mut OSSL_LIB_CTX, *const c_char, *mut EVP_PKEY, *const OSSL_PARAM) -> c_int;
+    EVP_DigestSign(*mut EVP_MD_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
+    EVP_DigestVerifyInit_ex(*mut EVP_MD_CTX, *mut *mut EVP_PKEY_CTX, *const c_char, *mut OSSL_LIB_CTX, *const c_char, *mut EVP_PKEY, *const OSSL_PARAM) -> c_int;
+    EVP_DigestVerify(*mut EVP_MD_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
+    EVP_PKEY_sign_init_ex(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_sign(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
+    EVP_PKEY_verify_init_ex(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_verify(*mut EVP_PKEY_CTX, *const c_uchar, usize, *const c_uchar, usize) -> c_int;
+    EVP_PKEY_encrypt_init_ex(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_encrypt(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
+    EVP_PKEY_decrypt_init_ex(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_decrypt(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
+    EVP_PKEY_derive_init_ex(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_derive_set_peer(*mut EVP_PKEY_CTX, *mut EVP_PKEY) -> c_int;
+    EVP_PKEY_derive(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize) -> c_int;
+    EVP_PKEY_encapsulate_init(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_encapsulate(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *mut c_uchar, *mut usize) -> c_int;
+    EVP_PKEY_decapsulate_init(*mut EVP_PKEY_CTX, *const OSSL_PARAM) -> c_int;
+    EVP_PKEY_decapsulate(*mut EVP_PKEY_CTX, *mut c_uchar, *mut usize, *const c_uchar, usize) -> c_int;
     EVP_RAND_generate(*mut EVP_RAND_CTX, *mut c_uchar, usize, c_uint, c_int, *const c_uchar, usize) -> c_int;
 }
 

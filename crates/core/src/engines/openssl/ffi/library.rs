@@ -266,6 +266,11 @@ impl Provider {
         self.name
     }
 
+    /// The library's own name for its version.
+    pub(super) fn version(&self) -> &str {
+        &self.library.version
+    }
+
     /// Whether it is the validated module.
     pub fn is_fips(&self) -> bool {
         self.query.is_some()
@@ -321,6 +326,14 @@ impl Provider {
             ));
         }
         Ok(Method(method))
+    }
+
+    /// The library context and the property query that go with every fetch.
+    pub(super) fn place(&self) -> (*mut OSSL_LIB_CTX, *const c_char) {
+        (
+            self.context,
+            self.query.map_or(std::ptr::null(), CStr::as_ptr),
+        )
     }
 
     /// A hash by OpenSSL's name.

@@ -6,6 +6,7 @@ mod evp;
 pub mod hash;
 pub mod kdf;
 pub mod mac;
+pub mod pair;
 pub mod random;
 pub mod wrap;
 
