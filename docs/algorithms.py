@@ -16,6 +16,7 @@ KINDS = {
     "aead": "Authenticated encryption",
     "wrap": "Key wrapping",
     "kdf": "Key derivation",
+    "pair": "Pairs of keys",
     "rng": "Random bytes",
     "streaming": "Files",
 }
@@ -58,6 +59,26 @@ def served(a: Algorithm) -> bool:
         raise
 
 
+def pairs(group: list[Algorithm]) -> list[str]:
+    """The table of asymmetric keys."""
+    out = [
+        "Keys are DER: PKCS#8 for both halves, SubjectPublicKeyInfo for the public one; sizes are",
+        "in bits, as OpenSSL counts them. [Python](python.md) says what each operation takes.",
+        "",
+        "| algorithm | bits | does | hash | strength | FIPS | elsewhere |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for a in group:
+        fips = "yes" if a.fips else ""
+        elsewhere = f"{names(a)}, `{a.names['key_type']['name']}`"
+        does = ", ".join(a.operations)
+        cells = (f"`{a.name}`", a.bits, does, a.hash or "", a.strength, fips, elsewhere)
+        out.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    hashes = sorted({h for a in group for h in a.hashes})
+    out += ["", f"Hashes of signatures and of OAEP: {', '.join(f'`{h}`' for h in hashes)}."]
+    return [*out, ""]
+
+
 def page() -> str:
     """The page."""
     out = [
@@ -71,6 +92,9 @@ def page() -> str:
     algorithms = cryptofd.algorithms()
     for kind, group in groupby(algorithms, key=lambda a: a.kind):
         out += [f"## {KINDS[kind]}", ""]
+        if kind == "pair":
+            out += pairs(list(group))
+            continue
         out += ["| algorithm | key | iv | output | strength | FIPS | elsewhere |"]
         out += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for a in group:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cryptofd._core import NONBLOCK, Completion, CryptoFD, KeyringKey, Stream, adopt, open
+from cryptofd._core import NONBLOCK, Completion, CryptoFD, KeyringKey, Stream, adopt, generate, open
 from cryptofd.errors import (
+    BadSignature,
     BadTag,
     Closed,
     CryptoFDError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NONBLOCK",
+    "BadSignature",
     "BadTag",
     "Closed",
     "Completion",
@@ -54,6 +56,7 @@ __all__ = [
     "algorithms",
     "engines",
     "explain",
+    "generate",
     "open",
 ]
 

@@ -1,7 +1,7 @@
 """Types of the extension."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, final, overload
 
 from typing_extensions import Buffer
 
@@ -35,11 +35,31 @@ class CryptoFD:
     block_size: int
     tag_size: int
     closed: bool
+    @overload
     def encrypt(
         self, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
     ) -> bytes: ...
+    @overload
+    def encrypt(
+        self,
+        data: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["oaep", "pkcs1", "raw"] | None = None,
+        label: Buffer | None = None,
+    ) -> bytes: ...
+    @overload
     def decrypt(
         self, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
+    ) -> bytes: ...
+    @overload
+    def decrypt(
+        self,
+        data: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["oaep", "pkcs1", "raw"] | None = None,
+        label: Buffer | None = None,
     ) -> bytes: ...
     def encrypt_into(
         self, out: Buffer, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
@@ -69,7 +89,51 @@ class CryptoFD:
     def update(self, data: Buffer) -> None: ...
     def digest(self, length: int | None = None) -> bytes: ...
     def hexdigest(self, length: int | None = None) -> str: ...
+    @overload
     def verify(self, tag: Buffer) -> None: ...
+    @overload
+    def verify(
+        self,
+        tag: Buffer,
+        data: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["pkcs1", "pss"] | None = None,
+        salt_length: int | None = None,
+        format: Literal["der", "raw"] | None = None,
+    ) -> None: ...
+    def sign(
+        self,
+        data: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["pkcs1", "pss"] | None = None,
+        salt_length: int | None = None,
+        format: Literal["der", "raw"] | None = None,
+    ) -> bytes: ...
+    def sign_digest(
+        self,
+        digest: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["pkcs1", "pss"] | None = None,
+        salt_length: int | None = None,
+        format: Literal["der", "raw"] | None = None,
+    ) -> bytes: ...
+    def verify_digest(
+        self,
+        signature: Buffer,
+        digest: Buffer,
+        *,
+        hash: str | None = None,
+        scheme: Literal["pkcs1", "pss"] | None = None,
+        salt_length: int | None = None,
+        format: Literal["der", "raw"] | None = None,
+    ) -> None: ...
+    def public_key(self) -> bytes: ...
+    def agree(self, peer: Buffer) -> bytes: ...
+    def encapsulate(self) -> tuple[bytes, bytes]: ...
+    def decapsulate(self, ciphertext: Buffer) -> bytes: ...
     def reset(self) -> None: ...
     def copy(self) -> CryptoFD: ...
     def clone(self) -> CryptoFD: ...
@@ -91,6 +155,11 @@ class CryptoFD:
         r: int | None = None,
         p: int | None = None,
         target: int | None = None,
+        hash: str | None = None,
+        scheme: str | None = None,
+        salt_length: int | None = None,
+        label: Buffer | None = None,
+        format: str | None = None,
     ) -> int: ...
     def complete(self) -> Completion: ...
     def info(self) -> Info: ...
@@ -159,6 +228,7 @@ def adopt(
     digest_size: int | None = None,
     padding: Literal["pkcs7", "none"] | None = None,
 ) -> CryptoFD: ...
+def generate(algorithm: str, bits: int | None = None) -> tuple[bytes, bytes | None]: ...
 def algorithms() -> str: ...
 def engines() -> str: ...
 def drivers() -> str: ...

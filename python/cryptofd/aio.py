@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import cryptofd
-from cryptofd.errors import BadTag, Closed, NotReady
+from cryptofd.errors import BadTag, Closed, CryptoFDError, NotReady
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -133,16 +133,24 @@ class AsyncCryptoFD:
             raise
 
     async def encrypt(
-        self, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
+        self,
+        data: Buffer,
+        iv: Buffer | None = None,
+        aad: Buffer | None = None,
+        **options: Any,
     ) -> bytes:
         """Encrypts a whole message; an AEAD's result ends with the tag."""
-        return await self._call("encrypt", data, iv, aad)
+        return await self._call("encrypt", data, iv, aad, **options)
 
     async def decrypt(
-        self, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
+        self,
+        data: Buffer,
+        iv: Buffer | None = None,
+        aad: Buffer | None = None,
+        **options: Any,
     ) -> bytes:
         """Decrypts a whole message; BadTag (EBADMSG) if its tag does not verify."""
-        return await self._call("decrypt", data, iv, aad)
+        return await self._call("decrypt", data, iv, aad, **options)
 
     async def encrypt_many(self, items: Iterable[tuple[Buffer | None, ...]]) -> list[bytes]:
         """Encrypts many messages, each (data, iv) or (data, iv, aad), in flight together."""
@@ -180,9 +188,46 @@ class AsyncCryptoFD:
         """The digest in hexadecimal."""
         return (await self.digest(length)).hex()
 
-    async def verify(self, tag: Buffer) -> None:
-        """MAC: raises BadTag unless ``tag`` is that of what was taken so far."""
-        if not hmac.compare_digest(await self.digest(), bytes(tag)):
+    async def sign(self, data: Buffer, **options: Any) -> bytes:
+        """The signature of ``data``; the options are those of ``CryptoFD.sign``."""
+        return await self._call("sign", data, **options)
+
+    async def sign_digest(self, digest: Buffer, **options: Any) -> bytes:
+        """The signature of a digest that the caller computed."""
+        return await self._call("sign_digest", digest, **options)
+
+    async def verify_digest(self, signature: Buffer, digest: Buffer, **options: Any) -> None:
+        """Raises BadSignature unless ``signature`` is that of ``digest``."""
+        await self._call("verify_digest", digest, tag=signature, **options)
+
+    async def public_key(self) -> bytes:
+        """The public key of a pair: a SubjectPublicKeyInfo in DER."""
+        return await self._call("public_key")
+
+    async def agree(self, peer: Buffer) -> bytes:
+        """The secret shared with the holder of the public key ``peer``."""
+        return await self._call("agree", peer)
+
+    async def encapsulate(self) -> tuple[bytes, bytes]:
+        """A ciphertext for the holder of the private key, and the secret in it."""
+        both = await self._call("encapsulate")
+        end = 4 + int.from_bytes(both[:4], "little")
+        if not 4 < end < len(both):
+            raise CryptoFDError(errno.EPROTO, "the serving side answered no ciphertext and secret")
+        return both[4:end], both[end:]
+
+    async def decapsulate(self, ciphertext: Buffer) -> bytes:
+        """The secret in a ciphertext."""
+        return await self._call("decapsulate", ciphertext)
+
+    async def verify(self, tag: Buffer, data: Buffer | None = None, **options: Any) -> None:
+        """MAC: raises BadTag unless ``tag`` is that of what was taken so far.
+
+        A pair: raises BadSignature unless ``tag`` is a signature of ``data``.
+        """
+        if data is not None:
+            await self._call("verify_signature", data, tag=tag, **options)
+        elif not hmac.compare_digest(await self.digest(), bytes(tag)):
             raise BadTag(errno.EBADMSG, "the tag does not verify: wrong key, or changed data")
 
     async def reset(self) -> None:

@@ -64,6 +64,9 @@ class Info(_FromJSON):
     key_size: int
     limits: Mapping[str, Any]
     counts: Counts
+    #: Of an asymmetric key: its bits, and whether the private half is there.
+    key_bits: int | None = None
+    private: bool | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -136,11 +139,17 @@ class Algorithm(_FromJSON):
     streaming: Streaming | None = None
     #: A key, or a key and nonce, authenticates one message only (Poly1305, GMAC).
     one_message: bool = False
+    #: Of an asymmetric key: bits, those of generate(), what it does, its hashes, the default one.
+    bits: Sizes | None = None
+    bits_default: int = 0
+    operations: Sequence[str] = ()
+    hash: str | None = None
+    hashes: Sequence[str] = ()
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         parts: dict[str, Any] = {
-            name: Sizes(**values[name]) if values[name] else None for name in ("key", "iv")
+            name: Sizes(**values[name]) if values[name] else None for name in ("key", "iv", "bits")
         }
         streaming = values.get("streaming")
         parts["streaming"] = Streaming(**streaming) if streaming else None

@@ -25,6 +25,10 @@ class BadTag(CryptoFDError):
     """The tag, or the padding, does not verify (EBADMSG); no plaintext was released."""
 
 
+class BadSignature(BadTag):
+    """The signature does not verify (EKEYREJECTED, as keyctl_pkey_verify(3) has it)."""
+
+
 class TooLarge(CryptoFDError):
     """More than a stated limit (EMSGSIZE)."""
 
