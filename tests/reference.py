@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation,
 
 import cryptofd
 
-TABLE = {algorithm.name: algorithm for algorithm in cryptofd.algorithms()}
+#: Pairs of keys are another matter: pairs.py.
+TABLE = {a.name: a for a in cryptofd.algorithms() if a.kind != "pair"}
 
 
 @dataclass
