@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
@@ -124,8 +122,10 @@ def fresh(name: str) -> object:
     return form.load_der_private_key(cryptofd.generate(name)[0], None)
 
 
-def offering(operation: str) -> Iterator[object]:
+def offering(operation: str) -> list[object]:
     """Parameters (engine, name) for the pairs that do ``operation``."""
-    for engine, name in OFFERED:
-        if operation in PAIRS[name].operations:
-            yield pytest.param(engine, name, id=f"{engine}-{name}")
+    return [
+        pytest.param(engine, name, id=f"{engine}-{name}")
+        for engine, name in OFFERED
+        if operation in PAIRS[name].operations
+    ]
