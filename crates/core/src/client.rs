@@ -4,15 +4,14 @@
 //! calls that wait. Of a brokered session it keeps what is unanswered, and sends it again, in its order, when
 //! another worker takes over (docs/wire.md, Epochs).
 
+use crate::engines::software::random as random_bytes;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{self, Answer, Header, Op, Params, Request};
 use crate::sys::buffer::Input;
 use crate::sys::descriptor::{duplicate, is_seqpacket};
 use crate::sys::memfd;
 use crate::sys::socket::{self, Take};
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -402,20 +401,40 @@ struct Books {
 const FOREIGN: usize = 4096;
 
 /// How long an answer to somebody else's request is left for them before it is taken out of the way: several
-/// processes may adopt one inherited descriptor at once, each to clone it.
-const COURTESY: Duration = Duration::from_millis(200);
+/// processes may adopt one inherited descriptor at once, each to clone it. One that did not run for this long
+/// hardly will again.
+const COURTESY: Duration = Duration::from_secs(2);
+/// The same for those behind one that nobody took: a former holder left them all.
+const LEFT_BEHIND: Duration = Duration::from_millis(50);
 
 /// An answer to somebody else's request that is first in the queue.
-#[derive(Default)]
-struct Stranger(Option<(u64, Instant)>);
+struct Stranger {
+    head: Option<(u64, Instant)>,
+    courtesy: Duration,
+}
+
+impl Default for Stranger {
+    fn default() -> Stranger {
+        Stranger {
+            head: None,
+            courtesy: COURTESY,
+        }
+    }
+}
 
 impl Stranger {
     /// Whether `id` is to be left where it is for now.
     fn wait(&mut self, id: u64) -> bool {
-        match self.0 {
-            Some((head, since)) if head == id => since.elapsed() < COURTESY,
+        match self.head {
+            Some((head, since)) if head == id => {
+                let wait = since.elapsed() < self.courtesy;
+                if !wait {
+                    self.courtesy = LEFT_BEHIND;
+                }
+                wait
+            }
             _ => {
-                self.0 = Some((id, Instant::now()));
+                self.head = Some((id, Instant::now()));
                 true
             }
         }
@@ -535,7 +554,11 @@ impl Client {
     /// A client of a descriptor that is known to be a cryptofd.
     pub fn new(fd: OwnedFd) -> Client {
         // Others that hold the descriptor may count too: begin where they hardly do.
-        let random = RandomState::new().build_hasher().finish() as u32;
+        // From a source that notices forks: the children of one parent would count alike.
+        let mut random = [0; 4];
+        // Without it two may count alike, which clone() mends.
+        let _ = random_bytes(&mut random);
+        let random = u32::from_ne_bytes(random);
         let books = Books {
             last: u64::from(random >> 1) << 32,
             ..Books::default()
