@@ -57,6 +57,11 @@ def bad(*arguments: str, stdin: bytes = b"", code: int = 1, **more: object) -> s
     return message
 
 
+def interruptible() -> None:
+    """A shell's background jobs ignore SIGINT, and so does all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestFiles:
     def test_there_and_back(self, here: Path) -> None:
         good("encrypt", "-k", "file:key", "plain")
@@ -115,6 +120,7 @@ class TestFiles:
             [*CRYPTOFD, "decrypt", "-k", "file:key", "-o", "out"],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=interruptible,
         ) as process:
             assert process.stdin is not None
             process.stdin.write(box[:-1])
@@ -130,7 +136,10 @@ class TestFiles:
     def test_hash_of_a_terminal_can_be_interrupted(self, here: Path) -> None:
         for arguments in (["hash"], ["hash", "-", "plain"]):
             process = subprocess.Popen(
-                [*CRYPTOFD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                [*CRYPTOFD, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                preexec_fn=interruptible,
             )
             time.sleep(1)
             process.send_signal(signal.SIGINT)

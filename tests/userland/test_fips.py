@@ -32,7 +32,7 @@ try:
     print(json.dumps({"engine": info.engine, "driver": info.driver}))
 except cryptofd.Refused as error:
     print(json.dumps({"errno": error.errno, "why": error.strerror}))
-print(cryptofd.open("sha256").info().engine)
+print(cryptofd.open("gcm(aes)", key=bytes(32)).info().engine)
 """
 
 
