@@ -398,7 +398,17 @@ class Server:
 
     async def _do_replace_worker(self, caller: Caller, domain: str | None) -> None:
         self._administrator(caller, "replaces workers")
-        await self.backend.ask_supervisor("replace", domain=domain)
+        until = asyncio.get_running_loop().time() + 10
+        while True:
+            try:
+                await self.backend.ask_supervisor("replace", domain=domain)
+                break
+            except OSError as error:
+                # A takeover is under way: after it there is a worker that can be replaced.
+                late = asyncio.get_running_loop().time() > until
+                if error.errno != errno.EBUSY or late:
+                    raise
+                await asyncio.sleep(0.05)
         self.audit.write("replace", uid=caller.peer.uid, pid=caller.peer.pid, domain=domain)
 
     async def _do_check_policy(
