@@ -70,7 +70,10 @@ def test_shell_examples(page: Path, line: int, text: str, shell: Path) -> None:
         "PATH": f"{shell / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "XDG_CONFIG_HOME": str(shell / "config"),
+        "XDG_STATE_HOME": str(shell / "state"),
+        "XDG_RUNTIME_DIR": str(shell / "run"),
     }
+    (shell / "run").mkdir(mode=0o700)
     # A line with `!` succeeds when its command fails; -e passes over those, so they are asked.
     script = re.sub(r"^! (.*)$", r"if \1; then exit 99; fi", text, flags=re.MULTILINE)
     # `doctor` answers for this host, which may have something to mend.
@@ -85,6 +88,7 @@ def test_shell_examples(page: Path, line: int, text: str, shell: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert not (shell / "run" / "cryptofd" / "broker").exists(), "an example leaves its broker"
 
 
 C = list(blocks("c"))

@@ -30,6 +30,9 @@ from cryptofd.errors import (
 from cryptofd.version import __version__
 
 if TYPE_CHECKING:
+    import os
+
+    from cryptofd.broker.client import Connection
     from cryptofd.description import Algorithm, Candidate, EngineInfo
 
 __all__ = [
@@ -54,6 +57,7 @@ __all__ = [
     "__version__",
     "adopt",
     "algorithms",
+    "connect",
     "engines",
     "explain",
     "generate",
@@ -89,6 +93,17 @@ def explain(algorithm: str, **options: Any) -> list[Candidate]:
     from cryptofd.description import Candidate
 
     return [Candidate.of(values) for values in json.loads(asked(algorithm, **options))]
+
+
+def connect(
+    address: str | os.PathLike[str] | int | None = None, *, start: bool = True
+) -> Connection:
+    """A connection to the broker: at a path, over an inherited descriptor, or (None) wherever the
+    environment says, the user's own, or the system's. Where nobody listens and the environment
+    names none, a private broker of this user's is started (``start``)."""
+    from cryptofd.broker.client import connect as connected
+
+    return connected(address, start=start)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self, final, overload
 
 from typing_extensions import Buffer
 
+from cryptofd.broker.client import Connection
 from cryptofd.description import Info
 
 NONBLOCK: int
@@ -21,6 +22,20 @@ class Completion:
     @property
     def data(self) -> bytes: ...
     def __iter__(self) -> Iterator[int | bytes]: ...
+
+@final
+class BrokerClient:
+    address: str
+    def __new__(cls, address: str | None = None) -> Self: ...
+    def connect(self) -> None: ...
+    def detach(self) -> int: ...
+    def call(
+        self, method: str, parameters: str = "{}", fds: list[int] = ..., *, repeated: bool = False
+    ) -> tuple[str, list[int]]: ...
+    @staticmethod
+    def pipe(key: Buffer) -> int: ...
+    @staticmethod
+    def private() -> str: ...
 
 @final
 class Stream:
@@ -61,6 +76,8 @@ class CryptoFD:
         scheme: Literal["oaep", "pkcs1", "raw"] | None = None,
         label: Buffer | None = None,
     ) -> bytes: ...
+    def seal(self, data: Buffer, aad: Buffer | None = None) -> bytes: ...
+    def unseal(self, data: Buffer, aad: Buffer | None = None) -> bytes: ...
     def encrypt_into(
         self, out: Buffer, data: Buffer, iv: Buffer | None = None, aad: Buffer | None = None
     ) -> int: ...
@@ -199,9 +216,12 @@ class HashFactory:
 
 def open(
     algorithm: str,
-    key: Buffer | KeyringKey | None = None,
+    key: Buffer | KeyringKey | str | None = None,
     *,
     flags: int = 0,
+    broker: bool | Connection | None = None,
+    version: int | None = None,
+    usage: Iterable[str] | None = None,
     engine: str | None = None,
     driver: str | None = None,
     hardware: Literal["any", "prefer", "require", "forbid"] | None = None,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 
-class _FromJSON:
+class FromJSON:
+    """Made of JSON, without what it does not know."""
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Of a mapping, whose further names (of a later version) are passed over."""
@@ -46,7 +48,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Info(_FromJSON):
+class Info(FromJSON):
     """A session: who serves it, why not the others, its limits (bytes) and counts."""
 
     algorithm: str
@@ -80,7 +82,7 @@ class Info(_FromJSON):
 
 
 @dataclass(frozen=True)
-class EngineInfo(_FromJSON):
+class EngineInfo(FromJSON):
     """An engine of this host; ``about`` is its version, or why it is not there."""
 
     name: str
@@ -118,7 +120,7 @@ class Streaming:
 
 
 @dataclass(frozen=True)
-class Algorithm(_FromJSON):
+class Algorithm(FromJSON):
     """An algorithm of the table: sizes in bytes, strength in bits, its names elsewhere."""
 
     name: str
@@ -157,7 +159,7 @@ class Algorithm(_FromJSON):
 
 
 @dataclass(frozen=True)
-class Candidate(_FromJSON):
+class Candidate(FromJSON):
     """What one engine answers to a request; the one that ``serves`` is taken."""
 
     engine: str

@@ -2,6 +2,7 @@
 //!
 //! Arrows point one way: door, session, engine.
 
+pub mod broker;
 pub mod choose;
 pub mod client;
 mod cpu;

@@ -71,7 +71,7 @@ pub fn settings(
             Key::Serial(reference.get().serial)
         } else if key.is_instance_of::<pyo3::types::PyString>() {
             return Err(PyTypeError::new_err(
-                "key: bytes or a KeyringKey; text is never a key",
+                "key: bytes, a KeyringKey, or cryptofd:LABEL for one of the broker's; other text is never a key",
             ));
         } else {
             let view = View::read(key)?;
@@ -144,6 +144,14 @@ pub fn open(
         return Err(PyErr::from(Raise(Error::invalid(format!(
             "flags={flags:#x}: cryptofd.NONBLOCK is the only one"
         )))));
+    }
+    if let Some(client) = crate::broker::open(python, algorithm, key, options)? {
+        if flags & libc::O_NONBLOCK != 0 {
+            ffi::set_nonblock(client.as_fd()).map_err(Raise)?;
+        }
+        let facts = Facts::new(client.info())?;
+        let backing = Backing::Remote(Arc::new(Remote { client, facts }));
+        return Ok(CryptoFD::new(backing, None));
     }
     let request = settings(algorithm, key, options)?;
     let session = python.detach(|| Session::open(request)).map_err(Raise)?;
@@ -361,6 +369,26 @@ impl CryptoFD {
             Backing::Remote(remote) => Ok(remote.facts),
             Backing::Closed => Err(raise(Error::closed())),
         }
+    }
+
+    /// SEAL or UNSEAL: done by whoever serves the descriptor, which is where the IV is chosen.
+    fn boxed<'py>(
+        &self,
+        python: Python<'py>,
+        op: Op,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = View::read(data)?;
+        let aad = optional(aad)?;
+        let record = Record {
+            aad: input(&aad),
+            ..Record::with(op, data.input())
+        };
+        self.with_client(python, |client| {
+            let answer = Zeroizing::new(remote::call(python, client, &record)?);
+            Ok(PyBytes::new(python, &answer))
+        })
     }
 
     /// The session, where it is in this process.
@@ -616,6 +644,29 @@ fn transform(
 
 #[pymethods]
 impl CryptoFD {
+    /// An AEAD's message with a random IV of its own: version ‖ iv ‖ ciphertext ‖ tag. On a key of the
+    /// broker's a worker chooses the IV, and the version is the key's.
+    #[pyo3(signature = (data, aad=None))]
+    fn seal<'py>(
+        &self,
+        python: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.boxed(python, Op::Seal, data, aad)
+    }
+
+    /// The message of what seal() made, by this version of the key or an older one.
+    #[pyo3(signature = (data, aad=None))]
+    fn unseal<'py>(
+        &self,
+        python: Python<'py>,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.boxed(python, Op::Unseal, data, aad)
+    }
+
     /// Encrypts a whole message; an AEAD's result ends with the tag.
     /// RSA: hash, scheme, label.
     #[pyo3(signature = (data, iv=None, aad=None, *, hash=None, scheme=None, label=None))]

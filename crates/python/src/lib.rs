@@ -1,5 +1,6 @@
 //! `cryptofd._core`: the sessions of the core, for Python.
 
+mod broker;
 mod errors;
 mod fd;
 mod ffi;
@@ -16,6 +17,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<fd::CryptoFD>()?;
     module.add_class::<fd::KeyringKey>()?;
     module.add_class::<fd::Completion>()?;
+    module.add_class::<broker::BrokerClient>()?;
     module.add_class::<stream::Stream>()?;
     module.add_class::<hash::Hasher>()?;
     module.add_class::<hash::HashFactory>()?;

@@ -52,7 +52,7 @@ impl Facts {
 }
 
 /// Runs `f` without the GIL; a signal's handler runs when one comes, and its exception ends the wait.
-fn patiently<T: Send>(
+pub fn patiently<T: Send>(
     python: Python<'_>,
     f: impl FnOnce(&mut dyn FnMut() -> cryptofd_core::Result<()>) -> cryptofd_core::Result<T> + Send,
 ) -> PyResult<T> {

@@ -11,5 +11,6 @@ pub mod per_process;
 pub mod process;
 pub mod publish;
 pub mod socket;
+pub mod stream;
 pub mod thread;
 pub mod wiped;

@@ -1,0 +1,146 @@
+"""This user's own broker: started on first need, found again by its socket, gone when idle.
+
+It protects keys from being disclosed (memory, core dumps, files, backups), not from code that runs
+as the same user: that may ask it as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptofd import daemon
+from cryptofd._core import BrokerClient
+from cryptofd.errors import CryptoFDError, Refused
+
+#: Seconds without sessions and clients after which one that was started on first need ends.
+IDLE = 600
+#: Seconds that it may take to start.
+PATIENCE = 20.0
+
+
+def socket_path() -> Path:
+    """Where it listens."""
+    return Path(BrokerClient.private())
+
+
+def _folder() -> Path:
+    """The socket's directory, made if need be; nobody else may reach into it."""
+    folder = socket_path().parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        raise Refused(errno.EPERM, f"{folder} is not a directory of yours: remove it")
+    if about.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def listening() -> int | None:
+    """The supervisor's pid, if a broker answers at the socket."""
+    try:
+        text, _ = BrokerClient(os.fspath(socket_path())).call("Status")
+    except CryptoFDError as error:
+        if error.errno != errno.ECONNREFUSED:
+            raise
+        return None
+    pid: int = json.loads(text)["supervisor"]
+    return pid
+
+
+def _command(idle: int | None) -> list[str]:
+    state = Path(_environment()["CRYPTOFD_STATE"])
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [
+        os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(socket_path()),
+        "--kek", os.fspath(state / "kek"),
+    ]  # fmt: skip
+    if idle is not None:
+        command += ["--idle-exit", str(idle)]
+    return [*command, "--", sys.executable, "-P", "-m", "cryptofd.broker"]
+
+
+def _environment() -> dict[str, str]:
+    """Its store is this user's, root's too: /var/lib/cryptofd is the system's broker's."""
+    base = os.environ.get("XDG_STATE_HOME") or os.fspath(Path.home() / ".local/state")
+    return {"CRYPTOFD_STATE": os.fspath(Path(base) / "cryptofd"), **os.environ}
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of many programs that find no broker, one starts it."""
+    with (folder / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def start(idle: int | None = IDLE) -> Path:
+    """Start it, unless it runs; its socket. It outlives this program."""
+    folder = _folder()
+    with _alone(folder):
+        if listening() is None:
+            log = folder / "log"
+            with log.open("ab") as out:
+                process = subprocess.Popen(
+                    _command(idle), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                    start_new_session=True, cwd="/", env=_environment(),
+                )  # fmt: skip
+            _await(process, log)
+    return socket_path()
+
+
+def _await(process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    client = BrokerClient(os.fspath(socket_path()))
+    while True:
+        if process.poll() is not None:
+            raise CryptoFDError(
+                errno.ECONNREFUSED,
+                f"the broker ended at once ({process.returncode}); {log} says why",
+            )
+        with contextlib.suppress(CryptoFDError):
+            client.call("Status")
+            return
+        if time.monotonic() > until:
+            raise CryptoFDError(
+                errno.ETIMEDOUT, f"the broker does not answer after {PATIENCE:.0f} s; see {log}"
+            )
+        time.sleep(0.02)
+
+
+def foreground() -> None:
+    """Become the supervisor."""
+    folder = _folder()
+    with _alone(folder):
+        pid = listening()
+        if pid is not None:
+            raise CryptoFDError(errno.EADDRINUSE, f"a broker listens already: process {pid}")
+    command = _command(None)
+    os.execve(command[0], command, _environment())  # noqa: S606
+
+
+def stop() -> bool:
+    """End it; whether one was running."""
+    pid = listening()
+    if pid is None:
+        return False
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGTERM)
+        ended, _, _ = select.select([fd], [], [], PATIENCE)
+    finally:
+        os.close(fd)
+    if not ended:
+        raise CryptoFDError(errno.ETIMEDOUT, f"process {pid} does not end")
+    return True

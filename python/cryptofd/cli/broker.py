@@ -1,0 +1,57 @@
+"""Starts a broker of your own, in the background or (--foreground) here, or tells how it is.
+
+Its store is ~/.local/state/cryptofd. It keeps keys out of other programs' memory, files and core
+dumps; it does not stop code that runs as the same user from asking it. The broker of a whole host
+is a service: systemctl enable --now cryptofd.socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from cryptofd.cli.options import add_json
+from cryptofd.cli.output import print_json, print_table
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--foreground", action="store_true", help="until Ctrl-C")
+    verbs = parser.add_subparsers(dest="verb", metavar="status|stop")
+    status = verbs.add_parser("status", help="processes, workers, problems")
+    add_json(status)
+    verbs.add_parser("stop", help="end your own broker; its sessions end")
+
+
+def run(options: argparse.Namespace) -> int:
+    from cryptofd.broker import private
+
+    if options.verb == "status":
+        return _status(options)
+    if options.verb == "stop":
+        return 0 if private.stop() else 1
+    if options.foreground:
+        private.foreground()
+        return 0
+    print(private.start())
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    import cryptofd
+
+    with cryptofd.connect(start=False) as broker:
+        status = broker.status()
+    if options.json:
+        print_json(status)
+        return 0
+    workers = status.pop("workers")
+    problems = status.pop("problems")
+    print_table(("what", "value"), status.items())
+    if workers:
+        print()
+        print_table(
+            ("domain", "pid", "epoch", "sessions"),
+            ((w["domain"], w["pid"], w["epoch"], w["sessions"]) for w in workers),
+        )
+    for problem in problems:
+        print(f"problem: {problem}")
+    return 1 if problems else 0

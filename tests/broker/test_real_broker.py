@@ -1,0 +1,325 @@
+"""The broker as users have it: real supervisor, real workers, the Python API and the command."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cryptofd
+from cryptofd.broker.client import Connection
+
+pytest.importorskip("asyncvarlink")
+daemon = pytest.importorskip("cryptofd.daemon")
+
+DEADLINE = 60.0
+
+
+class Broker:
+    """One of our own: its socket, its store, and whoever may be asked to die."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "broker"
+        self.state = folder / "state"
+        self.state.mkdir(mode=0o700)
+        environment = {**os.environ, "CRYPTOFD_STATE": str(self.state)}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket)]
+        command += ["--kek", str(self.state / "kek"), "--", sys.executable, "-m", "cryptofd.broker"]
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        until = time.monotonic() + DEADLINE
+        while True:
+            with contextlib.suppress(OSError):
+                self.connect().status()
+                return
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.02)
+
+    def connect(self) -> Connection:
+        return Connection(str(self.socket))
+
+    def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "CRYPTOFD_BROKER": str(self.socket)}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        return subprocess.run(
+            [sys.executable, "-m", "cryptofd", *arguments],
+            env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False, **more,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(DEADLINE) == 0, self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.end()
+
+
+@pytest.fixture
+def keys(real: Broker) -> Iterator[Connection]:
+    connection = real.connect()
+    yield connection
+    for label in {key.label for key in connection.keys.list()}:
+        connection.keys.delete(label)
+
+
+def opened(connection: Connection, algorithm: str, label: str, **options: Any) -> cryptofd.CryptoFD:
+    return cryptofd.open(algorithm, key=f"cryptofd:{label}", broker=connection, **options)
+
+
+def refused(code: int, call: Any, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(cryptofd.CryptoFDError) as caught:
+        call(*arguments, **options)
+    assert caught.value.errno == code, caught.value
+    return str(caught.value)
+
+
+def test_a_key_is_used_and_never_read(keys: Connection) -> None:
+    made = keys.keys.generate("db", "gcm(aes)", bits=256, usage={"encrypt", "decrypt"})
+    assert (made.label, made.algorithm, made.bits) == ("db", "gcm(aes)", 256)
+    assert not made.exportable
+    fd = opened(keys, "gcm(aes)", "db")
+    box = fd.seal(b"data", aad=b"head")
+    assert (box[0], len(box)) == (1, 1 + 12 + 4 + 16)
+    assert fd.unseal(box, aad=b"head") == b"data"
+    assert fd.seal(b"data", aad=b"head") != box
+    refused(errno.EBADMSG, fd.unseal, box, aad=b"other")
+    assert "caller-iv" in refused(errno.EPERM, fd.encrypt, b"data", iv=bytes(12))
+    refused(errno.EPERM, keys.keys.export, "db")
+    refused(errno.EEXIST, keys.keys.generate, "db", "gcm(aes)")
+    refused(errno.ENOKEY, opened, keys, "gcm(aes)", "nobodys")
+
+
+def test_a_key_that_was_brought_along(keys: Connection) -> None:
+    raw, iv = bytes(range(32)), bytes(12)
+    usage = {"encrypt", "decrypt", "caller-iv"}
+    keys.keys.import_key("old", "gcm(aes)", raw, usage=usage, exportable=True)
+    fd = opened(keys, "gcm(aes)", "old")
+    assert fd.encrypt(b"data", iv=iv) == cryptofd.open("gcm(aes)", key=raw).encrypt(b"data", iv=iv)
+    assert keys.keys.export("old") == raw
+    narrow = opened(keys, "gcm(aes)", "old", usage={"decrypt"})
+    refused(errno.EPERM, narrow.seal, b"data")
+
+
+def test_a_key_that_is_handed_over(keys: Connection) -> None:
+    fd = cryptofd.open("hmac(sha256)", key=b"k" * 32, broker=keys)
+    fd.update(b"data")
+    near = cryptofd.open("hmac(sha256)", key=b"k" * 32)
+    near.update(b"data")
+    assert fd.digest() == near.digest()
+    assert keys.keys.list() == []
+
+
+def test_old_versions_only_decrypt(keys: Connection) -> None:
+    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    box = opened(keys, "gcm(aes)", "db").seal(b"data")
+    assert keys.keys.rotate("db").version == 2
+    fd = opened(keys, "gcm(aes)", "db")
+    assert fd.unseal(box) == b"data"
+    assert fd.seal(b"data")[0] == 2
+    old = opened(keys, "gcm(aes)", "db", version=1)
+    assert old.unseal(box) == b"data"
+    refused(errno.EPERM, old.seal, b"data")
+
+
+def test_clones_and_programs_that_inherit_them(keys: Connection) -> None:
+    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    fd = opened(keys, "gcm(aes)", "db")
+    box = fd.seal(b"data")
+    clone = fd.clone()
+    fd.close()
+    assert clone.unseal(box) == b"data"
+    program = "import cryptofd, sys; fd = cryptofd.adopt(int(sys.argv[1]))\n"
+    program += "print(fd.unseal(bytes.fromhex(sys.argv[2])).decode())"
+    number = os.dup(clone.fileno())
+    os.set_inheritable(number, True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(number), box.hex()],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        pass_fds=[number], capture_output=True, text=True, check=True, timeout=DEADLINE,
+    )  # fmt: skip
+    os.close(number)
+    assert done.stdout == "data\n"
+
+
+def test_a_forked_child_has_a_connection_of_its_own(keys: Connection) -> None:
+    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            for _ in range(50):
+                assert keys.keys.info("db").label == "db"
+            code = 0
+        finally:
+            os._exit(code)
+    for _ in range(50):
+        assert keys.keys.info("db").label == "db"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def memory(pid: int) -> Iterator[bytes]:
+    """Every readable mapping."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        places, rights, *_ = line.split()
+        if rights.startswith("r") and "[v" not in line:
+            start, end = (int(place, 16) for place in places.split("-"))
+            with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
+                try:
+                    file.seek(start)
+                    yield file.read(end - start)
+                except OSError:
+                    continue
+
+
+def found(pid: int, secret: bytes) -> bool:
+    return any(secret in mapping for mapping in memory(pid))
+
+
+IMPORTER = """
+import os, sys
+from cryptofd.broker.client import Connection
+Connection(sys.argv[1]).keys.import_key("deep", "gcm(aes)", sys.stdin.buffer.read(32),
+    usage={"encrypt", "decrypt"})
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="reading another process's memory needs root")
+def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, keys: Connection) -> None:
+    # Half of the key is enough to look for, and this process never holds the other half.
+    with Path("/dev/urandom").open("rb") as source:
+        half = source.read(16)
+    reading, writing = os.pipe()
+    os.write(writing, half)
+    done = subprocess.Popen(
+        [sys.executable, "-c", IMPORTER, str(real.socket)], stdin=reading,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    with Path("/dev/urandom").open("rb") as source:
+        os.write(writing, source.read(16))
+    os.close(writing)
+    os.close(reading)
+    assert done.wait(DEADLINE) == 0
+    pattern = half
+    fd = opened(keys, "gcm(aes)", "deep")
+    assert fd.unseal(fd.seal(b"data")) == b"data"
+    status = keys.status()
+    assert not found(status["broker"], pattern)
+    assert not found(status["supervisor"], pattern)
+    assert any(found(worker["pid"], pattern) for worker in status["workers"]), "the scan is blind"
+    for file in real.state.rglob("*"):
+        if file.is_file() and file.name != "kek":
+            assert pattern not in file.read_bytes(), file
+    assert pattern not in real.log.read_bytes()
+
+
+def test_workers_die_under_load(keys: Connection) -> None:
+    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    stop = threading.Event()
+    errors: list[BaseException] = []
+    counts = [0] * 4
+
+    def work(number: int) -> None:
+        try:
+            fd = opened(keys, "gcm(aes)", "db")
+            while not stop.is_set():
+                data = os.urandom(number * 1000 + 1)
+                assert fd.unseal(fd.seal(data, aad=b"h"), aad=b"h") == data
+                counts[number] += 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        before = list(counts)
+        until = time.monotonic() + DEADLINE
+        while any(now < then + 5 for now, then in zip(counts, before, strict=True)):
+            assert not errors
+            assert time.monotonic() < until, "somebody waits for ever"
+            time.sleep(0.01)
+        pid = next(w["pid"] for w in keys.status()["workers"])
+        os.kill(pid, signal.SIGKILL)
+    keys.replace_worker()
+    stop.set()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert errors == []
+
+
+def test_the_broker_dies_and_sessions_go_on(keys: Connection) -> None:
+    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    fd = opened(keys, "gcm(aes)", "db")
+    box = fd.seal(b"data")
+    before = keys.status()["broker"]
+    os.kill(before, signal.SIGKILL)
+    assert fd.unseal(box) == b"data"
+    assert keys.keys.info("db").label == "db"
+    assert keys.status()["broker"] != before
+    assert opened(keys, "gcm(aes)", "db").unseal(box) == b"data"
+
+
+def test_the_command(real: Broker, keys: Connection, tmp_path: Path) -> None:
+    def cryptofd_(*arguments: str, code: int = 0) -> str:
+        done = real.command(*arguments, cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    said = cryptofd_("key", "generate", "web", "-a", "gcm(aes)", "--usage", "encrypt,decrypt")
+    assert said == "cryptofd:web: gcm(aes), 256 bits, decrypt, encrypt\n"
+    (tmp_path / "raw").write_bytes(bytes(32))
+    cryptofd_("key", "import", "old", "-a", "gcm(aes)", "--from", "file:raw", "--exportable")
+    cryptofd_("key", "export", "old", "-o", "out")
+    assert (tmp_path / "out").read_bytes() == bytes(32)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600
+    assert "not exportable" in cryptofd_("key", "export", "web", "-o", "no", code=1)
+    assert not (tmp_path / "no").exists()
+    listed = json.loads(cryptofd_("key", "list", "--json"))
+    assert {key["label"] for key in listed} == {"web", "old"}
+    assert "web" in cryptofd_("key", "list")
+    assert json.loads(cryptofd_("key", "show", "web", "--json"))["bits"] == 256
+    assert "version 2" in cryptofd_("key", "rotate", "web")
+    assert "allowed" in cryptofd_("policy", "check", "-k", "web", "--right", "use")
+    assert json.loads(cryptofd_("broker", "status", "--json"))["keys"] >= 2
+    assert json.loads(cryptofd_("sessions", "--json")) == []
+    cryptofd_("backup", "copy")
+    cryptofd_("key", "delete", "old")
+    assert "1 keys are restored" in cryptofd_("restore", "copy")
+    assert "generate" in cryptofd_("audit")
+    program = (
+        "import cryptofd; fd = cryptofd.open('gcm(aes)', key='cryptofd:web')\n"
+        "assert fd.unseal(fd.seal(b'data')) == b'data'\n"
+        "try: cryptofd.open('gcm(aes)', key='cryptofd:old')\n"
+        "except OSError as error: print('refused', error.errno)"
+    )
+    said = cryptofd_("run", "--keys", "web", "--", sys.executable, "-c", program)
+    assert said.startswith("refused")
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    connection = Connection(str(tmp_path / "nobody"))
+    assert "cryptofd broker" in refused(errno.ECONNREFUSED, connection.status)
+    for wrong in ("relative", "fd:x", "fd:-1"):
+        refused(errno.EINVAL, Connection, wrong)
+    for wrong in ("cryptofd", "key", "db"):
+        with pytest.raises(TypeError):
+            cryptofd.open("gcm(aes)", key=wrong)
