@@ -25,6 +25,8 @@ def refused(algorithm: str, **options: object) -> str:
     """The message of the refusal of ``algorithm``; a key is given where one is needed."""
     a = next(a for a in TABLE if a.name == algorithm)
     key = KEY[: 24 if "des3" in algorithm else 32] if a.key and a.key.min else None
+    if a.kind == "pair":
+        key, _ = cryptofd.generate(algorithm)
     with pytest.raises(cryptofd.Refused) as caught:
         cryptofd.open(algorithm, key=key, **options)  # type: ignore[arg-type]
     assert caught.value.errno == errno.EPERM
@@ -64,6 +66,8 @@ def test_gcm_is_served_by_the_module() -> None:
 @pytest.mark.parametrize("algorithm", APPROVED)
 def test_what_is_approved_is_served(algorithm: str) -> None:
     """By the module, after its known answers were right."""
+    if not any(c.engine == "openssl" and c.offers for c in cryptofd.explain(algorithm)):
+        pytest.skip(f"this libcrypto has no {algorithm}, whatever module is below it")
     first = cryptofd.explain(algorithm, fips=True)
     serving = [(c.engine, c.driver, c.fips) for c in first if c.serves]
     assert serving == [("openssl", "fips", True)], first

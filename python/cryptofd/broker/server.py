@@ -404,9 +404,9 @@ class Server:
                 await self.backend.ask_supervisor("replace", domain=domain)
                 break
             except OSError as error:
-                # A takeover is under way: after it there is a worker that can be replaced.
+                # A takeover is or was under way: after it there is a worker that can be replaced.
                 late = asyncio.get_running_loop().time() > until
-                if error.errno != errno.EBUSY or late:
+                if error.errno not in {errno.EBUSY, errno.EIO} or late:
                     raise
                 await asyncio.sleep(0.05)
         self.audit.write("replace", uid=caller.peer.uid, pid=caller.peer.pid, domain=domain)
