@@ -6,7 +6,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::record;
-use crate::sys::{fork, process, stream};
+use crate::sys::buffer::Input;
+use crate::sys::{fork, process, socket, stream};
 use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -310,7 +311,12 @@ fn exchange(
     };
     let (mut sent, mut with) = (0, fds);
     while sent < message.len() {
-        match stream::send(connection.fd.as_fd(), &message[sent..], with) {
+        match socket::send_many(
+            connection.fd.as_fd(),
+            &[Input::from(&message[sent..])],
+            with,
+            false,
+        ) {
             Ok(length) => {
                 sent += length;
                 with = &[];
@@ -335,7 +341,7 @@ fn exchange(
         if bytes.len() > ANSWER {
             return Err(Broken::Other(lying("it is longer than every limit")));
         }
-        match stream::receive(connection.fd.as_fd(), &mut buffer) {
+        match socket::receive_many(connection.fd.as_fd(), &mut buffer, false) {
             Ok(got) if got.lost => {
                 return Err(Broken::Other(Error::system(
                     libc::EMFILE,
@@ -394,7 +400,7 @@ pub fn pipe(key: &[u8]) -> Result<OwnedFd> {
     let (reading, writing) = stream::pipe().map_err(failed)?;
     // An empty pipe holds that much, so this does not wait; a smaller one (pipe(7), the user's limit) is an
     // error and not a hang.
-    crate::sys::socket::set_nonblocking(writing.as_fd(), true)
+    socket::set_nonblocking(writing.as_fd(), true)
         .and_then(|()| io::Write::write_all(&mut std::fs::File::from(writing), key))
         .map_err(failed)?;
     Ok(reading)

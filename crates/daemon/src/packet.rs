@@ -165,7 +165,7 @@ impl Outgoing {
     /// Sends it, waiting for room unless `nonblock`.
     pub fn send(&self, fd: BorrowedFd<'_>, nonblock: bool) -> io::Result<()> {
         let fds: Vec<BorrowedFd<'_>> = self.fds.iter().map(AsFd::as_fd).collect();
-        socket::send_many(fd, &[Input::from(&self.bytes[..])], &fds, nonblock)
+        socket::send_many(fd, &[Input::from(&self.bytes[..])], &fds, nonblock).map(drop)
     }
 }
 

@@ -6,6 +6,7 @@
 //! the parent goes.
 
 use crate::error::{Error, Result};
+use crate::sys::socket;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
@@ -292,22 +293,8 @@ impl Drop for Guarded {
 
 /// Whether a descriptor is a Unix SOCK_SEQPACKET socket, which is all that a cryptofd can be.
 pub fn is_seqpacket(fd: BorrowedFd<'_>) -> bool {
-    let option = |name| {
-        let mut value: libc::c_int = -1;
-        let mut size = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: an int and its size.
-        let done = unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                name,
-                (&raw mut value).cast(),
-                &raw mut size,
-            )
-        };
-        if done == 0 { value } else { -1 }
-    };
-    option(libc::SO_DOMAIN) == libc::AF_UNIX && option(libc::SO_TYPE) == libc::SOCK_SEQPACKET
+    socket::option(fd, libc::SO_DOMAIN) == Some(libc::AF_UNIX)
+        && socket::option(fd, libc::SO_TYPE) == Some(libc::SOCK_SEQPACKET)
 }
 
 /// A second descriptor for the same thing, close-on-exec.

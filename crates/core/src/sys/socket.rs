@@ -4,7 +4,7 @@ use crate::sys::buffer::Input;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -86,16 +86,17 @@ pub fn send(
     nonblock: bool,
 ) -> io::Result<()> {
     let mut control: Control = [0; 4];
-    send_with(fd, parts, attached.as_slice(), nonblock, &mut control)
+    send_with(fd, parts, attached.as_slice(), nonblock, &mut control).map(drop)
 }
 
-/// The same with any number of descriptors up to `MANY`.
+/// The same with any number of descriptors up to `MANY`. How many bytes went: all of a packet, what there was
+/// room for of a stream.
 pub fn send_many(
     fd: BorrowedFd<'_>,
     parts: &[Input<'_>],
     attached: &[BorrowedFd<'_>],
     nonblock: bool,
-) -> io::Result<()> {
+) -> io::Result<usize> {
     if attached.len() > MANY {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
     }
@@ -109,7 +110,7 @@ fn send_with(
     attached: &[BorrowedFd<'_>],
     nonblock: bool,
     control: &mut [u64],
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let iov: Vec<libc::iovec> = parts
         .iter()
         .map(|part| libc::iovec {
@@ -143,10 +144,7 @@ fn send_with(
     let flags = libc::MSG_NOSIGNAL | if nonblock { libc::MSG_DONTWAIT } else { 0 };
     // SAFETY: every part is readable for its length; the kernel copies, so bytes that change are harmless.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 /// What `receive` brought.
@@ -247,6 +245,23 @@ fn receive_with(
         fds,
         lost: message.msg_flags & libc::MSG_CTRUNC != 0,
     })
+}
+
+/// An option of a socket that is a number (SOL_SOCKET); `None` where `fd` is no socket.
+pub(super) fn option(fd: BorrowedFd<'_>, name: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = -1;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: an int and its size.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut value).cast(),
+            &raw mut size,
+        )
+    };
+    (done == 0).then_some(value)
 }
 
 /// Waits for `events`; returns what is there, 0 after `timeout` milliseconds (-1: never).
