@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -13,57 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from real_broker import DEADLINE, Broker, environment, found, opened, refused
 
 import cryptofd
 from cryptofd.broker.client import Connection
-
-pytest.importorskip("asyncvarlink")
-daemon = pytest.importorskip("cryptofd.daemon")
-
-DEADLINE = 60.0
-
-
-class Broker:
-    """One of our own: its socket, its store, and whoever may be asked to die."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = folder / "broker"
-        self.state = folder / "state"
-        self.state.mkdir(mode=0o700)
-        environment = {**os.environ, "CRYPTOFD_STATE": str(self.state)}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket)]
-        command += ["--kek", str(self.state / "kek"), "--", sys.executable, "-m", "cryptofd.broker"]
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        until = time.monotonic() + DEADLINE
-        while True:
-            with contextlib.suppress(OSError):
-                self.connect().status()
-                return
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < until, self.log.read_text()
-            time.sleep(0.02)
-
-    def connect(self) -> Connection:
-        return Connection(str(self.socket))
-
-    def command(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "CRYPTOFD_BROKER": str(self.socket)}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        return subprocess.run(
-            [sys.executable, "-m", "cryptofd", *arguments],
-            env=environment, capture_output=True, text=True, timeout=DEADLINE, check=False, **more,
-        )  # fmt: skip
-
-    def end(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(DEADLINE) == 0, self.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +33,6 @@ def keys(real: Broker) -> Iterator[Connection]:
     yield connection
     for label in {key.label for key in connection.keys.list()}:
         connection.keys.delete(label)
-
-
-def opened(connection: Connection, algorithm: str, label: str, **options: Any) -> cryptofd.CryptoFD:
-    return cryptofd.open(algorithm, key=f"cryptofd:{label}", broker=connection, **options)
-
-
-def refused(code: int, call: Any, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(cryptofd.CryptoFDError) as caught:
-        call(*arguments, **options)
-    assert caught.value.errno == code, caught.value
-    return str(caught.value)
 
 
 def test_a_key_is_used_and_never_read(keys: Connection) -> None:
@@ -153,7 +96,7 @@ def test_clones_and_programs_that_inherit_them(keys: Connection) -> None:
     os.set_inheritable(number, True)
     done = subprocess.run(
         [sys.executable, "-c", program, str(number), box.hex()],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
         pass_fds=[number], capture_output=True, text=True, check=True, timeout=DEADLINE,
     )  # fmt: skip
     os.close(number)
@@ -176,24 +119,6 @@ def test_a_forked_child_has_a_connection_of_its_own(keys: Connection) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def memory(pid: int) -> Iterator[bytes]:
-    """Every readable mapping."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        places, rights, *_ = line.split()
-        if rights.startswith("r") and "[v" not in line:
-            start, end = (int(place, 16) for place in places.split("-"))
-            with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
-                try:
-                    file.seek(start)
-                    yield file.read(end - start)
-                except OSError:
-                    continue
-
-
-def found(pid: int, secret: bytes) -> bool:
-    return any(secret in mapping for mapping in memory(pid))
-
-
 IMPORTER = """
 import os, sys
 from cryptofd.broker.client import Connection
@@ -211,7 +136,7 @@ def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, keys: Connection) 
     os.write(writing, half)
     done = subprocess.Popen(
         [sys.executable, "-c", IMPORTER, str(real.socket)], stdin=reading,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     )  # fmt: skip
     with Path("/dev/urandom").open("rb") as source:
         os.write(writing, source.read(16))
