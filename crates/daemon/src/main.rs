@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cryptofd-daemon supervisor [--listen PATH]... [--kek FILE] \
 [--worker-uid UID --worker-gid GID] [--idle-exit SECONDS] [--broker-fd N | -- COMMAND...]
-       cryptofd-daemon worker --control N --epoch E [--uid UID --gid GID]
+       cryptofd-daemon worker --control N [--uid UID --gid GID]
        cryptofd-daemon keeper --control N [--source N]";
 
 fn run() -> Result<()> {

@@ -1,14 +1,14 @@
 //! Trust domains and their workers: starting, watching, taking over, replacing.
 
-use super::process::{Process, command};
-use super::{Deaths, EXIT, End, LINK, Supervisor, system};
+use super::process::Process;
+use super::{Deaths, End, LINK, Supervisor, system};
 use crate::packet::{FDS, Incoming, Link, Packet, answered};
 use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::socket;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a worker may need until it is ready.
@@ -100,6 +100,12 @@ impl Worker {
             && self.pending.values().all(|p| matches!(p, Pending::Ping))
     }
 
+    /// Somebody waits for it.
+    pub fn busy(&self) -> bool {
+        let served = |p: &Pending| matches!(p, Pending::Serve { .. });
+        !self.ready || self.pending.values().any(served)
+    }
+
     /// The number of its last request.
     pub fn last(&self) -> u64 {
         self.last
@@ -149,36 +155,29 @@ impl Supervisor {
         self.start_worker(name)
     }
 
+    /// Gives a domain a worker: the spare one, or one that is started now.
     fn start_worker(&mut self, name: &str) -> Result<u64> {
-        let (here, there) = socket::pair().map_err(system("socketpair"))?;
+        let begun = match self.take_spare() {
+            Some(spare) => spare,
+            None => self.begin_worker()?,
+        };
+        let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
-        let epoch = domain.epoch + 1;
-        let program = sys::program().map_err(system("the path of this program"))?;
-        let mut command = command(program.as_os_str());
-        command
-            .arg("worker")
-            .arg("--control")
-            .arg(there.as_raw_fd().to_string())
-            .arg("--epoch")
-            .arg(epoch.to_string());
-        if let Some((uid, gid)) = self.options.user {
-            command.arg("--uid").arg(uid.to_string());
-            command.arg("--gid").arg(gid.to_string());
-        }
-        let process = Process::start(&mut command, &[there.as_fd()])?;
-        drop(there);
-        self.last_worker += 1;
-        let number = self.last_worker;
-        let mut worker = Worker::known(name.to_owned(), process, Link::new(here), epoch, 0);
-        worker.ready = false;
-        let id = worker.next(Pending::Kek);
-        self.kek.give(id, &mut worker.link)?;
-        self.watch(worker.link.as_fd(), LINK | number)?;
-        self.watch(worker.process.as_fd(), EXIT | number)?;
-        let domain = self.domains.entry(name.to_owned()).or_default();
-        domain.epoch = epoch;
+        domain.epoch += 1;
         domain.current = Some(number);
+        let epoch = domain.epoch;
+        let mut worker = Worker::known(name.to_owned(), begun.process, begun.link, epoch, 0);
+        worker.ready = false;
+        let begin = json!({"op": "begin", "epoch": epoch});
+        let id = worker.next(Pending::Kek);
+        let told = worker.link.send(&begin, Vec::new());
+        let told = told.and_then(|()| self.kek.give(id, &mut worker.link));
+        // Even one that could not be told anything: its exit is seen to as any other's.
+        if told.is_err() {
+            worker.process.signal(libc::SIGKILL);
+        }
         self.workers.insert(number, worker);
+        self.rewatch_worker(number);
         Ok(number)
     }
 
@@ -239,6 +238,9 @@ impl Supervisor {
     }
 
     pub(super) fn worker_readable(&mut self, number: u64) {
+        if self.spare_stirred(number) {
+            return;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         for _ in 0..256 {
             let Some(worker) = self.workers.get_mut(&number) else {
@@ -400,6 +402,7 @@ impl Supervisor {
                 let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
                 if let Some((id, client)) = reply {
                     self.reply(id, Ok(json!({"sid": sid})), vec![client]);
+                    self.plan_spare();
                 }
             }
             (Pending::Serve { sid, ends }, Err(error)) => {
@@ -465,6 +468,7 @@ impl Supervisor {
             }
             self.rewatch_worker(old);
         }
+        self.plan_spare();
         self.say_status();
     }
 
@@ -531,6 +535,9 @@ impl Supervisor {
 
     /// A worker is gone: what it said before comes first, then the next one takes over.
     pub(super) fn worker_exited(&mut self, number: u64) {
+        if self.spare_stirred(number) {
+            return;
+        }
         let Some(worker) = self.workers.get(&number) else {
             return;
         };
@@ -618,6 +625,8 @@ impl Supervisor {
                 "this domain's worker is being replaced already",
             ));
         }
+        // What a spare worker read when it began may be what is to be replaced: engines, preferences.
+        self.dismiss_spare();
         let fresh = match self.start_worker(name) {
             Ok(fresh) => fresh,
             Err(error) => {

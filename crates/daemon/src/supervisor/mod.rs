@@ -8,6 +8,7 @@ mod domains;
 pub mod keeper;
 mod process;
 mod requests;
+mod spare;
 mod state;
 mod systemd;
 
@@ -20,6 +21,7 @@ use domains::{Domain, Worker};
 use keeper::Kek;
 use process::{Process, command};
 use serde_json::Value;
+use spare::Spare;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -123,6 +125,7 @@ struct Supervisor {
     domains: BTreeMap<String, Domain>,
     workers: HashMap<u64, Worker>,
     last_worker: u64,
+    spare: Spare,
     sessions: BTreeMap<u64, Session>,
     last_session: u64,
     /// Replacements under way: the broker's request, and how many workers are still to go.
@@ -225,6 +228,7 @@ impl Supervisor {
             domains: BTreeMap::new(),
             workers: HashMap::new(),
             last_worker: 0,
+            spare: Spare::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
             replacements: HashMap::new(),
@@ -259,7 +263,10 @@ impl Supervisor {
                         if signal != libc::SIGHUP {
                             return self.end();
                         }
-                        // The broker reads its policy again.
+                        // What was set may be read again: by the broker its policy, by workers that come
+                        // their preferences.
+                        self.dismiss_spare();
+                        self.plan_spare();
                         if let Some(process) = self.broker.as_ref().and_then(|b| b.process.as_ref())
                         {
                             process.signal(libc::SIGHUP);
@@ -288,6 +295,9 @@ impl Supervisor {
         let now = Instant::now();
         let mut next: Option<Instant> = self.broker_at;
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |n| n.min(at)));
+        if let Some(at) = self.spare.deadline() {
+            sooner(at);
+        }
         for worker in self.workers.values() {
             let idle = !self.domain_has_sessions(&worker.domain);
             if let Some(at) = worker.deadline(idle) {
@@ -324,6 +334,7 @@ impl Supervisor {
         for number in numbers {
             self.look_after(number, now);
         }
+        self.start_spare(now);
         if let Some((id, since)) = self.reexec {
             if since + domains::READY <= now {
                 self.reexec = None;
@@ -479,6 +490,7 @@ impl Supervisor {
     /// Ends everything that was started here.
     fn end(mut self) -> Result<()> {
         systemd::stopping();
+        self.dismiss_spare();
         let mut children = Vec::new();
         if let Some(broker) = self.broker.take() {
             if let Some(process) = broker.process {

@@ -153,6 +153,7 @@ impl Supervisor {
             "supervisor": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "workers": workers,
+            "spare": self.spare.pid(),
             "given_up": given_up,
             "listening": listening,
             "kek": match &self.kek {

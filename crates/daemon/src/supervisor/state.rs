@@ -32,6 +32,8 @@ impl Supervisor {
         if !quiet {
             return;
         }
+        // The next program starts its own.
+        self.dismiss_spare();
         let error = self.reexec_now(id);
         self.reexec = None;
         self.reply(id, Err(error), Vec::new());
@@ -250,6 +252,7 @@ impl Supervisor {
             started => Some(process(started)?),
         };
         supervisor.adopt_broker(started, fd(&broker["link"])?)?;
+        supervisor.plan_spare();
         supervisor.reply(integer(&state["reply"])?, Ok(json!({})), Vec::new());
         Ok(supervisor)
     }

@@ -98,8 +98,6 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     let control = arguments.number("control")? as i32;
     sys::close_others(&[control]).map_err(system("close_range"))?;
     let control = sys::inherited(control).map_err(system("the control socket"))?;
-    let epoch = u32::try_from(arguments.number("epoch")?)
-        .map_err(|_| Error::invalid("--epoch is too large"))?;
     let user = match arguments.optional("uid")? {
         Some(uid) => Some((uid as u32, arguments.number("gid")? as u32)),
         None => None,
@@ -115,6 +113,10 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         let _ = engine.probe();
     }
     confine::end()?;
+    // Until here nothing is known of whom it will serve; it may wait a long time for that.
+    let Some(epoch) = begin(&control)? else {
+        return Ok(());
+    };
     let upstream = Arc::new(Upstream::new(control));
     let leases = Arc::new(Leases::new(upstream.clone()));
     let sessions = Arc::new(Sessions::new(epoch, upstream.clone(), leases.clone()));
@@ -142,6 +144,20 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         epoll,
     };
     worker.serve()
+}
+
+/// The epoch, with which a worker's life begins; `None`: it is not needed any more.
+fn begin(control: &OwnedFd) -> Result<Option<u32>> {
+    match receive(control.as_fd(), &mut Vec::new(), false) {
+        Incoming::Packet(packet) if packet.text("op")? == "begin" => {
+            let epoch = u32::try_from(packet.number("epoch")?);
+            epoch
+                .map(Some)
+                .map_err(|_| Error::invalid("an epoch beyond all epochs"))
+        }
+        Incoming::End => Ok(None),
+        _ => Err(Error::invalid("begin is the first that a worker is told")),
+    }
 }
 
 impl Worker {
