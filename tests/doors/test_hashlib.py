@@ -186,3 +186,20 @@ def test_served_by_cryptofd() -> None:
     factory = hashlib.sha256.__self__  # type: ignore[attr-defined]
     assert type(factory).__module__ == "cryptofd._core"
     assert any(engine.name in repr(hashlib.sha256()) for engine in cryptofd.engines())
+
+
+def test_short_messages_may_have_an_engine_of_their_own() -> None:
+    # Whoever does it, each length around the border of "short" is right, at once and in pieces.
+    for length in (0, 1, 63, 64, 191, 192, 193, 1000):
+        data = bytes(range(256)) * 4
+        expected = standard.sha256(data[:length]).hexdigest()
+        assert hashlib.sha256(data[:length]).hexdigest() == expected
+        pieces = hashlib.sha256()
+        for start in range(0, length, 100):
+            pieces.update(data[start : min(start + 100, length)])
+        assert pieces.copy().hexdigest() == expected == pieces.hexdigest()
+    said = repr(hashlib.sha256())
+    chosen = cryptofd.open("sha256").info().engine
+    assert f"by {chosen}/" in said
+    if chosen == "software":
+        assert "short messages" not in said

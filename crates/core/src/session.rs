@@ -4,9 +4,10 @@ mod one_message;
 
 use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
-use crate::engines::kernel::Adopted;
+use crate::engines::{self, kernel::Adopted};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::pair;
+use crate::preferences;
 use crate::secret::Secret;
 use crate::selftest;
 use crate::sys::buffer::{Input, Output};
@@ -151,6 +152,35 @@ impl Session {
             spec,
             pair,
             engine: request.engine,
+            active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
+            counters: Counters::default(),
+            one_message: OneMessage::of(algorithm),
+        }))
+    }
+
+    /// A second session for short messages, where this one's engine was chosen for being faster at long
+    /// ones only (the table's `faster`).
+    pub fn for_short(&self) -> Option<Arc<Session>> {
+        if self.engine.is_some() || self.spec.driver.is_some() {
+            return None;
+        }
+        let algorithm = self.spec.algorithm;
+        let faster = preferences::current().ok()?.faster(algorithm.name)?;
+        if self.active.load().engine.name() != faster.engine {
+            return None;
+        }
+        let passed = Reason {
+            engine: faster.engine,
+            why: "faster at long messages only".to_owned(),
+        };
+        let choice = choose::open(&self.spec, None, &[passed]).ok()?;
+        if choice.engine.name() != engines::all().first()?.name() {
+            return None;
+        }
+        Some(Arc::new(Session {
+            spec: self.spec.clone(),
+            pair: None,
+            engine: None,
             active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
             one_message: OneMessage::of(algorithm),
@@ -384,15 +414,15 @@ impl Session {
     /// CCM's length field shares 15 bytes with the nonce (SP 800-38C, A.1).
     fn check_aead_length(&self, iv: &[u8], length: usize) -> Result<()> {
         self.check_length(length)?;
-        if self.spec.algorithm.template() == "ccm" {
-            let field = 15 - iv.len();
-            if field < 8 && length as u64 >= 1u64 << (8 * field) {
-                return Err(Error::too_large(format!(
-                    "{length} bytes: ccm(aes) with an iv of {} bytes takes at most {}",
-                    iv.len(),
-                    (1u64 << (8 * field)) - 1
-                )));
-            }
+        let most = match 15usize.saturating_sub(iv.len()) {
+            field @ ..8 => (1u64 << (8 * field)) - 1,
+            _ => u64::MAX,
+        };
+        if length as u64 > most && self.spec.algorithm.template() == "ccm" {
+            return Err(Error::too_large(format!(
+                "{length} bytes: ccm(aes) with an iv of {} bytes takes at most {most}",
+                iv.len(),
+            )));
         }
         Ok(())
     }

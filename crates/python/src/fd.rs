@@ -6,6 +6,7 @@ use crate::hash::LONG;
 use crate::pair;
 use crate::remote::{self, Facts, Remote};
 use crate::stream::Stream;
+use arc_swap::ArcSwap;
 use cryptofd_core::client::Client;
 use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
 use cryptofd_core::engines::kernel;
@@ -22,7 +23,7 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
 /// A key in the kernel's keyring, by serial number: the kernel uses it, nobody here reads it.
@@ -281,7 +282,7 @@ enum Backing {
 /// A session that a program holds.
 #[pyclass(frozen, module = "cryptofd")]
 pub struct CryptoFD {
-    backing: RwLock<Backing>,
+    backing: ArcSwap<Backing>,
     /// A local session's running hash or MAC.
     running: Mutex<Option<Hasher>>,
     /// A local session's descriptor, made when it is asked for.
@@ -335,6 +336,15 @@ fn input<'a>(view: &'a Option<View<'_>>) -> Input<'a> {
     view.as_ref().map_or(Input::EMPTY, View::input)
 }
 
+/// Up to so many bytes the GIL is kept. An AEAD in this process does a TLS record in a few microseconds,
+/// of which giving the GIL away and taking it back would be a part that shows.
+fn brief(session: &Session) -> usize {
+    match session.algorithm().kind {
+        Kind::Aead => 2 * LONG,
+        _ => LONG,
+    }
+}
+
 fn op(direction: Direction) -> Op {
     match direction {
         Direction::Encrypt => Op::Encrypt,
@@ -345,7 +355,7 @@ fn op(direction: Direction) -> Op {
 impl CryptoFD {
     fn new(backing: Backing, running: Option<Hasher>) -> CryptoFD {
         CryptoFD {
-            backing: RwLock::new(backing),
+            backing: ArcSwap::from_pointee(backing),
             running: Mutex::new(running),
             descriptor: Mutex::new(None),
             nonblock: false,
@@ -353,10 +363,7 @@ impl CryptoFD {
     }
 
     fn backing(&self) -> Backing {
-        self.backing
-            .read()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone()
+        Backing::clone(&self.backing.load())
     }
 
     pub(crate) fn facts(&self) -> PyResult<Facts> {
@@ -455,7 +462,8 @@ impl CryptoFD {
         let nonce = Nonce::read(iv)?;
         let aad = optional(aad)?;
         let (from, with) = (data.input(), input(&aad));
-        let session = match self.backing() {
+        let backing = self.backing.load();
+        let session = match &**backing {
             Backing::Local(session) => session,
             Backing::Remote(remote) => {
                 let record = Record {
@@ -464,7 +472,7 @@ impl CryptoFD {
                     params: pair::params(options),
                     ..Record::with(op(direction), from)
                 };
-                let answer = remote::transform(python, &remote, direction, &record)?;
+                let answer = remote::transform(python, remote, direction, &record)?;
                 return Ok(PyBytes::new(python, &answer));
             }
             Backing::Closed => return Err(raise(Error::closed())),
@@ -476,12 +484,12 @@ impl CryptoFD {
                     "{name} takes no iv and no aad"
                 ))));
             }
-            return pair::crypt(python, &session, direction, from, options);
+            return pair::crypt(python, session, direction, from, options);
         }
         options.none(session.algorithm()).map_err(Raise)?;
-        let long = from.len() > LONG || with.len() > LONG;
-        new_bytes(python, room(&session, direction, from.len())?, |out| {
-            let work = || transform(&session, direction, nonce.get(), with, from, out);
+        let long = from.len().max(with.len()) > brief(session);
+        new_bytes(python, room(session, direction, from.len())?, |out| {
+            let work = || transform(session, direction, nonce.get(), with, from, out);
             if long { python.detach(work) } else { work() }.map_err(Raise)
         })
     }
@@ -1222,7 +1230,7 @@ impl CryptoFD {
 
     /// Ends the session here; the key is wiped when its last descriptor and user are gone.
     fn close(&self) {
-        *self.backing.write().unwrap_or_else(|e| e.into_inner()) = Backing::Closed;
+        self.backing.store(Arc::new(Backing::Closed));
         lock(&self.running).take();
         lock(&self.descriptor).take();
     }

@@ -20,10 +20,26 @@ pub const LONG: usize = 8192;
 /// is then hashed all at once.
 const SHORT: usize = 192;
 
+/// Sessions of one hash or MAC: the one that serves, and the one for messages that are short, where that
+/// is another.
+struct Sessions {
+    long: Arc<Session>,
+    short: Option<Arc<Session>>,
+}
+
+impl Sessions {
+    fn for_length(&self, length: usize) -> &Session {
+        match &self.short {
+            Some(short) if length <= SHORT => short,
+            _ => &self.long,
+        }
+    }
+}
+
 /// A session of a hash or MAC from which running hashes are made.
 #[pyclass(frozen, module = "cryptofd._core")]
 pub struct HashFactory {
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     /// Made of a name alone, so another process can make the same.
     plain: bool,
 }
@@ -49,15 +65,19 @@ impl HashFactory {
             )))
             .into());
         }
-        Ok(HashFactory { session, plain })
+        let sessions = Arc::new(Sessions {
+            short: session.for_short(),
+            long: session,
+        });
+        Ok(HashFactory { sessions, plain })
     }
 
     /// A running hash that has taken `data`.
     #[pyo3(signature = (data=None, /))]
     fn __call__(&self, python: Python<'_>, data: Option<&Bound<'_, PyAny>>) -> PyResult<Hasher> {
         let hasher = Hasher {
-            session: self.session.clone(),
-            state: Mutex::new(State::new(&self.session).map_err(Raise)?),
+            sessions: self.sessions.clone(),
+            state: Mutex::new(State::new(&self.sessions.long).map_err(Raise)?),
         };
         if let Some(data) = data {
             hasher.update(python, data)?;
@@ -92,14 +112,14 @@ impl HashFactory {
         data: &Bound<'py, PyAny>,
         length: Option<isize>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let length = output_length(&self.session, length)?;
+        let length = output_length(&self.sessions.long, length)?;
         let data = View::read(data)?;
         let input = data.input();
         PyBytes::new_with(python, length, |out| {
             if input.len() > LONG {
-                python.detach(|| self.session.digest(input, out))
+                python.detach(|| self.sessions.long.digest(input, out))
             } else {
-                self.session.digest(input, out)
+                self.sessions.for_length(input.len()).digest(input, out)
             }
             .map_err(|error| Raise(error).into())
         })
@@ -108,25 +128,25 @@ impl HashFactory {
     /// Bytes of a digest.
     #[getter]
     fn digest_size(&self) -> usize {
-        digest_size(&self.session)
+        digest_size(&self.sessions.long)
     }
 
     /// Bytes of a block.
     #[getter]
     fn block_size(&self) -> usize {
-        self.session.algorithm().block
+        self.sessions.long.algorithm().block
     }
 
     /// The algorithm's name.
     #[getter]
     fn algorithm(&self) -> &'static str {
-        self.session.algorithm().name
+        self.sessions.long.algorithm().name
     }
 
     /// The algorithm's name in hashlib.
     #[getter]
     fn name(&self) -> String {
-        name(&self.session)
+        name(&self.sessions.long)
     }
 
     fn __reduce__<'py>(this: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, (&'static str,))> {
@@ -218,10 +238,12 @@ impl State {
         }
     }
 
-    fn peek(&mut self, session: &Session, out: &mut [u8]) -> cryptofd_core::Result<()> {
+    fn peek(&mut self, sessions: &Sessions, out: &mut [u8]) -> cryptofd_core::Result<()> {
         match self {
             State::Running(hasher) => hasher.peek(out),
-            State::Held { bytes, length } => session.digest(Input::from(&bytes[..*length]), out),
+            State::Held { bytes, length } => sessions
+                .for_length(*length)
+                .digest(Input::from(&bytes[..*length]), out),
         }
     }
 
@@ -247,7 +269,7 @@ impl Drop for State {
 /// A running hash or MAC.
 #[pyclass(frozen, module = "cryptofd._core")]
 pub struct Hasher {
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     state: Mutex<State>,
 }
 
@@ -278,7 +300,7 @@ impl Hasher {
         let data = View::read(data)?;
         let input = data.input();
         self.with(python, input.len() > LONG, |state| {
-            state.update(&self.session, input)
+            state.update(&self.sessions.long, input)
         })
     }
 
@@ -289,10 +311,10 @@ impl Hasher {
         python: Python<'py>,
         length: Option<isize>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let length = output_length(&self.session, length)?;
+        let length = output_length(&self.sessions.long, length)?;
         PyBytes::new_with(python, length, |out| {
             self.with(python, length > LONG, |state| {
-                state.peek(&self.session, out)
+                state.peek(&self.sessions, out)
             })
         })
     }
@@ -300,9 +322,9 @@ impl Hasher {
     /// The digest in hexadecimal.
     #[pyo3(signature = (length=None))]
     fn hexdigest(&self, python: Python<'_>, length: Option<isize>) -> PyResult<String> {
-        let mut out = vec![0; output_length(&self.session, length)?];
+        let mut out = vec![0; output_length(&self.sessions.long, length)?];
         self.with(python, out.len() > LONG, |state| {
-            state.peek(&self.session, &mut out)
+            state.peek(&self.sessions, &mut out)
         })?;
         Ok(hex(&out))
     }
@@ -310,7 +332,7 @@ impl Hasher {
     /// An independent copy.
     fn copy(&self, python: Python<'_>) -> PyResult<Hasher> {
         Ok(Hasher {
-            session: self.session.clone(),
+            sessions: self.sessions.clone(),
             state: Mutex::new(self.with(python, false, |state| state.fork())?),
         })
     }
@@ -318,34 +340,39 @@ impl Hasher {
     /// Bytes of a digest.
     #[getter]
     fn digest_size(&self) -> usize {
-        digest_size(&self.session)
+        digest_size(&self.sessions.long)
     }
 
     /// Bytes of a block.
     #[getter]
     fn block_size(&self) -> usize {
-        self.session.algorithm().block
+        self.sessions.long.algorithm().block
     }
 
     /// The algorithm's name.
     #[getter]
     fn algorithm(&self) -> &'static str {
-        self.session.algorithm().name
+        self.sessions.long.algorithm().name
     }
 
     /// The algorithm's name in hashlib.
     #[getter]
     fn name(&self) -> String {
-        name(&self.session)
+        name(&self.sessions.long)
     }
 
     fn __repr__(&self) -> String {
-        let info = self.session.info();
+        let info = self.sessions.long.info();
+        let short = self.sessions.short.as_ref().map(|short| short.info());
         format!(
-            "<{} by {}/{}>",
-            name(&self.session),
+            "<{} by {}/{}{}>",
+            name(&self.sessions.long),
             info.engine,
-            info.driver
+            info.driver,
+            short.map_or(String::new(), |short| format!(
+                ", short messages by {}/{}",
+                short.engine, short.driver
+            ))
         )
     }
 }
