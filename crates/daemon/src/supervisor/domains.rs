@@ -17,6 +17,9 @@ pub const READY: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(1);
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A worker that served for longer did not die of what is asked again of the next one: its death does not
+/// count against its domain.
+const BRIEF: Duration = Duration::from_millis(500);
 /// How long streams may go on at a planned replacement.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -36,6 +39,7 @@ pub struct Worker {
     pub link: Link,
     pub epoch: u32,
     pub ready: bool,
+    /// Since when it is ready; before that, since when it starts.
     started: Instant,
     pending: HashMap<u64, Pending>,
     last: u64,
@@ -431,6 +435,7 @@ impl Supervisor {
             return;
         };
         worker.ready = true;
+        worker.started = Instant::now();
         let (name, replaces) = (worker.domain.clone(), worker.replaces.take());
         let (pid, epoch) = (worker.process.pid, worker.epoch);
         let waiting = match self.domains.get_mut(&name) {
@@ -573,14 +578,16 @@ impl Supervisor {
         };
         if domain.current == Some(number) {
             domain.current = None;
-            let too_many = domain.deaths.add();
+            let at_once = !worker.ready || worker.started.elapsed() < BRIEF;
+            let too_many = at_once && domain.deaths.add();
             // One that was to replace another, which is still there.
             let old = worker.replaces.filter(|old| self.workers.contains_key(old));
             if let Some(old) = old {
                 let domain = self.domains.entry(name.clone()).or_default();
                 domain.current = Some(old);
             } else if too_many {
-                let why = format!("five workers died within ten seconds, the last: {exit}");
+                let why =
+                    format!("five workers died within ten seconds, each at once, the last: {exit}");
                 return self.give_up(&name, &why);
             } else if let Err(error) = self.start_worker(&name) {
                 return self.give_up(&name, error.message());
