@@ -323,6 +323,10 @@ class Connection:
         """New workers in the place of the running ones; sessions go on."""
         self._ask("ReplaceWorker", _given(domain=domain))
 
+    def replace_supervisor(self) -> None:
+        """Run the supervisor's program anew, as after an upgrade; sessions go on."""
+        self._ask("ReplaceSupervisor")
+
     def check_policy(self, **asked: Any) -> tuple[bool, list[Rule]]:
         """Whether the policy allows it, and the rules that spoke."""
         answer = self._ask("CheckPolicy", _given(**asked), repeated=True)

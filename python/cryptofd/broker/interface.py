@@ -506,6 +506,14 @@ class Broker(VarlinkInterface, name=NAME):
         await self._call("replace_worker", domain=domain)
 
     @varlinkmethod
+    async def ReplaceSupervisor(self) -> None:
+        """Run the supervisor's program anew, as after an upgrade; children and sessions stay.
+
+        Administrators only.
+        """
+        await self._call("replace_supervisor")
+
+    @varlinkmethod
     async def CheckPolicy(
         self,
         *,

@@ -411,6 +411,11 @@ class Server:
                 await asyncio.sleep(0.05)
         self.audit.write("replace", uid=caller.peer.uid, pid=caller.peer.pid, domain=domain)
 
+    async def _do_replace_supervisor(self, caller: Caller) -> None:
+        self._administrator(caller, "replaces the supervisor")
+        await self.backend.ask_supervisor("reexec")
+        self.audit.write("replace-supervisor", uid=caller.peer.uid, pid=caller.peer.pid)
+
     async def _do_check_policy(
         self,
         caller: Caller,
