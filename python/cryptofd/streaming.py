@@ -16,6 +16,9 @@ read without those before it.
 >>> streaming.open_reader(file, key=bytes(32), aad=b"name").read()
 b'hello'
 
+With ``key="cryptofd:LABEL"`` the segments are sealed by a worker of the broker, in the format of
+``cryptofd.sealed``: no key is in this process.
+
 Source: https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
 """
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from cryptofd import CryptoFD
+    from cryptofd.broker.client import Connection
 
 #: The format that is meant where none is named.
 FORMAT = "aes256-gcm-hkdf-1mb"
@@ -100,8 +104,27 @@ class Layout:
         )
 
 
-class _Segments:
-    """One file's key and nonces."""
+class Segments(Protocol):
+    """One file's key and nonces: what a writer and a reader ask of a format."""
+
+    #: The file's first bytes; they count to the first segment.
+    header: bytes
+    #: Bytes of a segment as it lies in the file.
+    segment: int
+    session: CryptoFD
+
+    def capacity(self, number: int) -> int:
+        """Bytes of plaintext that segment `number` holds."""
+
+    def seal(self, number: int, last: bool, data: Buffer, out: memoryview) -> int:
+        """Writes a segment of the file to `out`; its size."""
+
+    def unseal(self, number: int, last: bool, data: Buffer, out: memoryview) -> int:
+        """Writes a segment's plaintext to `out`; its size. BadTag (EBADMSG): nothing is there."""
+
+
+class _Derived:
+    """Tink's: a key for each file, derived here from the caller's."""
 
     def __init__(
         self, layout: Layout, key: Buffer, aad: Buffer, header: bytes, options: dict[str, Any]
@@ -115,7 +138,7 @@ class _Segments:
                 f"this one has {size}",
             )
         self.layout = layout
-        self.header = header
+        self.header, self.segment = header, layout.segment
         salt, self._prefix = header[1 : 1 + layout.key], header[1 + layout.key :]
         with cryptofd.open(layout.kdf, key=key, **_common(options)) as kdf:
             derived = kdf.derive(layout.key, salt=salt, info=aad)
@@ -127,7 +150,6 @@ class _Segments:
         return cls(layout, key, aad, bytes([layout.header]) + random, options)
 
     def capacity(self, number: int) -> int:
-        """Bytes of plaintext that segment `number` holds."""
         return self.layout.segment - self.layout.tag - (0 if number else self.layout.header)
 
     def iv(self, number: int, last: bool) -> bytes:
@@ -138,24 +160,28 @@ class _Segments:
             )
         return self._prefix + number.to_bytes(_NUMBER, "big") + bytes([last])
 
-    def seal(self, number: int, last: bool, data: Buffer, out: Buffer) -> int:
+    def seal(self, number: int, last: bool, data: Buffer, out: memoryview) -> int:
         return self.session.encrypt_into(out, data, iv=self.iv(number, last))
 
-    def unseal(self, number: int, last: bool, data: Buffer, out: Buffer) -> int:
+    def unseal(self, number: int, last: bool, data: Buffer, out: memoryview) -> int:
         try:
             if memoryview(data).nbytes < self.layout.tag:
                 raise BadTag(errno.EBADMSG, "shorter than its tag")
             return self.session.decrypt_into(out, data, iv=self.iv(number, last))
         except BadTag:
-            if last and number:
-                why = "changed or cut short"
-            elif last:
-                why = "wrong key or aad, changed, or cut short"
-            else:
-                why = "changed" if number else "wrong key or aad, or changed"
-            end = ", the last" if last else ""
-            message = f"segment {number}{end}: the tag does not verify: {why}"
-            raise BadTag(errno.EBADMSG, message) from None
+            raise unverified(number, last) from None
+
+
+def unverified(number: int, last: bool) -> BadTag:
+    """A segment that is not what was written, and why that may be."""
+    if last and number:
+        why = "changed or cut short"
+    elif last:
+        why = "wrong key or aad, changed, or cut short"
+    else:
+        why = "changed" if number else "wrong key or aad, or changed"
+    end = ", the last" if last else ""
+    return BadTag(errno.EBADMSG, f"segment {number}{end}: the tag does not verify: {why}")
 
 
 def _common(options: dict[str, Any]) -> dict[str, Any]:
@@ -170,14 +196,14 @@ class Writer(io.BufferedIOBase):
     written so far then lacks its end, and no reader takes it for whole.
     """
 
-    def __init__(self, sink: Sink, segments: _Segments) -> None:
+    def __init__(self, sink: Sink, segments: Segments) -> None:
         self._sink = sink
         self._segments = segments
         self._number = 0
         self._plain = memoryview(bytearray(segments.capacity(1)))
         self._spare = memoryview(bytearray(segments.capacity(1)))
         self._filled = 0
-        self._out = memoryview(bytearray(segments.layout.segment))
+        self._out = memoryview(bytearray(segments.segment))
         self._written = 0
         self._broken = False
         self._put(memoryview(segments.header))
@@ -295,17 +321,16 @@ class Reader(io.BufferedIOBase):
     rest.
     """
 
-    def __init__(self, source: Source, segments: _Segments, start: int | None) -> None:
-        layout = segments.layout
+    def __init__(self, source: Source, segments: Segments, start: int | None) -> None:
         self._source = source
         self._segments = segments
         self._plain = memoryview(bytearray(segments.capacity(1)))
         # Where the format begins in a source that can seek, and how long it is.
         self._start = start
         self._size = source.seek(0, os.SEEK_END) - start if start is not None else 0  # type: ignore[attr-defined]
-        self._at = layout.header if start is None else -1
-        self._cipher = memoryview(bytearray(layout.segment))
-        self._ahead = memoryview(bytearray(layout.segment))
+        self._at = len(segments.header) if start is None else -1
+        self._cipher = memoryview(bytearray(segments.segment))
+        self._ahead = memoryview(bytearray(segments.segment))
         self._ahead_size: int | None = None
         self._number = -1
         self._plain_size = 0
@@ -326,28 +351,28 @@ class Reader(io.BufferedIOBase):
 
     def _offset(self, number: int) -> int:
         """Where the plaintext of segment `number` begins."""
-        return number * self._segments.capacity(1) - (self._segments.layout.header if number else 0)
+        return number * self._segments.capacity(1) - (len(self._segments.header) if number else 0)
 
     def _segment_of(self, position: int) -> int:
-        return (position + self._segments.layout.header) // self._segments.capacity(1)
+        return (position + len(self._segments.header)) // self._segments.capacity(1)
 
     def _last_number(self) -> int:
-        return max(0, (self._size - 1) // self._segments.layout.segment)
+        return max(0, (self._size - 1) // self._segments.segment)
 
     def _fetch(self, number: int) -> tuple[memoryview, bool]:
         """The ciphertext of segment `number`, and whether it is the last."""
-        layout = self._segments.layout
+        segment, header = self._segments.segment, len(self._segments.header)
         if self._start is not None:
-            begin = max(number * layout.segment, layout.header)
-            room = (number + 1) * layout.segment - begin
+            begin = max(number * segment, header)
+            room = (number + 1) * segment - begin
             if self._at != begin:
                 self._source.seek(self._start + begin)  # type: ignore[attr-defined]
             size = fill(self._source, self._cipher[:room])
             self._at = begin + size
             return self._cipher[:size], number >= self._last_number()
         if self._ahead_size is None:
-            self._ahead_size = fill(self._source, self._ahead[: layout.segment - layout.header])
-        full = layout.segment - (0 if number else layout.header)
+            self._ahead_size = fill(self._source, self._ahead[: segment - header])
+        full = segment - (0 if number else header)
         size = self._ahead_size
         self._cipher, self._ahead = self._ahead, self._cipher
         self._ahead_size = fill(self._source, self._ahead) if size == full else 0
@@ -370,7 +395,7 @@ class Reader(io.BufferedIOBase):
 
     def segments(self) -> Iterator[memoryview]:
         """What follows, a verified segment at a time; each is overwritten by the next."""
-        while part := self._part(self._segments.layout.segment):
+        while part := self._part(self._segments.segment):
             yield part
 
     def _part(self, size: int) -> memoryview:
@@ -411,7 +436,7 @@ class Reader(io.BufferedIOBase):
 
     def read1(self, size: int = -1, /) -> bytes:
         """Up to `size` bytes of the segment at hand."""
-        return bytes(self._part(self._segments.layout.segment if size < 0 else size))
+        return bytes(self._part(self._segments.segment if size < 0 else size))
 
     def tell(self) -> int:
         return self._position
@@ -456,50 +481,80 @@ def fill(source: Source, view: memoryview) -> int:
 
 
 def open_writer(
-    sink: Sink, *, key: Buffer, aad: Buffer = b"", format: str = FORMAT, **options: Any
+    sink: Sink,
+    *,
+    key: Buffer | str,
+    aad: Buffer = b"",
+    format: str = FORMAT,
+    broker: Connection | None = None,
+    **options: Any,
 ) -> Writer:
     """A file object that encrypts into `sink`, under a fresh salt.
 
-    `key`: at least 32 bytes, uniformly random (the IKM of HKDF). `aad`: bytes that are not stored
-    and that the reader must bring too. `options` are those of ``cryptofd.open`` for the cipher:
-    engine, driver, hardware, fips.
+    `key`: at least 32 bytes, uniformly random (the IKM of HKDF), or ``cryptofd:LABEL`` for one of
+    the broker's: then the format is that of ``cryptofd.sealed``, whatever `format` says. `aad`:
+    bytes that are not stored and that the reader must bring too. `options` are those of
+    ``cryptofd.open`` for the cipher: engine, driver, hardware, fips.
     """
-    return Writer(sink, _Segments.fresh(Layout.of(format), key, aad, options))
+    if isinstance(key, str):
+        from cryptofd import sealed
+
+        return Writer(sink, sealed.fresh(key, aad, options, broker))
+    return Writer(sink, _Derived.fresh(Layout.of(format), key, aad, options))
 
 
 def open_reader(
-    source: Source, *, key: Buffer, aad: Buffer = b"", format: str = FORMAT, **options: Any
+    source: Source,
+    *,
+    key: Buffer | str,
+    aad: Buffer = b"",
+    format: str = FORMAT,
+    broker: Connection | None = None,
+    **options: Any,
 ) -> Reader:
     """A file object that decrypts `source` from where it stands; seekable where `source` is.
 
-    BadTag (EBADMSG) if the header is not one of this format; a wrong key shows at the first read.
+    BadTag (EBADMSG) if the header is not one of this format; a wrong key shows at the first read,
+    one of the broker's at once.
     """
-    layout = Layout.of(format)
     seekable: Callable[[], bool] = getattr(source, "seekable", lambda: False)
     start = source.tell() if seekable() else None  # type: ignore[attr-defined]
+    if isinstance(key, str):
+        from cryptofd import sealed
+
+        return Reader(source, sealed.found(source, key, aad, options, broker), start)
+    layout = Layout.of(format)
     header = bytearray(layout.header)
     size = fill(source, memoryview(header))
+    if size and header[0] != layout.header:
+        raise BadTag(errno.EBADMSG, f"not {layout.name}: {_other(bytes(header[:size]))}")
     if size < layout.header:
         raise BadTag(
             errno.EBADMSG,
             f"cut short: {size} bytes, where the header of {layout.name} has {layout.header}",
         )
-    if header[0] != layout.header:
-        raise BadTag(
-            errno.EBADMSG,
-            f"not {layout.name}: it begins with {header[0]}, the size of the header "
-            f"would be {layout.header}",
-        )
-    return Reader(source, _Segments(layout, key, aad, bytes(header), options), start)
+    return Reader(source, _Derived(layout, key, aad, bytes(header), options), start)
+
+
+def _other(header: bytes) -> str:
+    """What a file is that begins so."""
+    from cryptofd import sealed
+
+    if header.startswith(sealed.MAGIC):
+        return "a key of the broker's sealed it: name that one, cryptofd:LABEL"
+    return f"it begins with {header[0]}, which would be the size of the header"
 
 
 __all__ = [
     "FORMAT",
     "Layout",
     "Reader",
+    "Segments",
     "Sink",
     "Source",
     "Writer",
+    "fill",
     "open_reader",
     "open_writer",
+    "unverified",
 ]

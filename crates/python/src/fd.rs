@@ -1027,6 +1027,22 @@ impl CryptoFD {
             ))));
         }
         let tag = View::read(tag)?.to_vec();
+        if let Backing::Remote(remote) = self.backing() {
+            if tag.len() != remote.facts.digest_size {
+                return Err(raise(Error::bad_tag()));
+            }
+            // Compared there: a key may verify and not sign. On a clone, for it ends the state.
+            let copy = remote::clone(python, &remote.client)?;
+            let record = Record {
+                flags: FLAG_RUNNING,
+                params: Params {
+                    tag: Some(&tag),
+                    ..Params::default()
+                },
+                ..Record::new(Op::Verify)
+            };
+            return remote::call(python, &copy, &record).map(|_| ());
+        }
         let own = Zeroizing::new(self.peek(python, None)?);
         if equal(&own, &tag) {
             Ok(())

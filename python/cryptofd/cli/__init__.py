@@ -13,7 +13,7 @@ from typing import NoReturn
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("hash", "hash", "print or check digests, as sha256sum does"),
     ("mac", "mac", "print or check authentication codes under a key"),
-    ("encrypt", "encrypt", "encrypt a file or a pipe (Tink's streaming format)"),
+    ("encrypt", "encrypt", "encrypt a file or a pipe"),
     ("decrypt", "decrypt", "decrypt what encrypt or Tink made"),
     ("random", "random", "random bytes"),
     ("algorithms", "algorithms", "list the algorithms"),

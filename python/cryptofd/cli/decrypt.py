@@ -1,7 +1,8 @@
 """Decrypts what `cryptofd encrypt` or Tink (AES256_GCM_HKDF_1MB) made.
 
-A file appears when all of it is verified, or not at all. On a pipe each segment (1 MiB) is released
-when it is verified; whether the end is missing shows at the end: believe the exit code.
+A file appears when all of it is verified, or not at all. On a pipe each segment (1 MiB; under a key
+of the broker's 64 KiB) is released when it is verified; whether the end is missing shows at the
+end: believe the exit code.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import errno
 
 from cryptofd.cli.encrypt import SUFFIX, configure_both
-from cryptofd.cli.keys import bytes_of
+from cryptofd.cli.keys import stream_key
 from cryptofd.cli.options import engine_options
 
 
@@ -23,9 +24,9 @@ def run(options: argparse.Namespace) -> int:
     from cryptofd import streaming
     from cryptofd.cli.files import made, opened, size_of
     from cryptofd.cli.output import Progress
-    from cryptofd.errors import BadTag, InvalidArgument
+    from cryptofd.errors import CryptoFDError, InvalidArgument
 
-    key = bytes_of(options.key, "a stream")
+    key = stream_key(options.key)
     output = options.output
     if output is None:
         if options.file == "-":
@@ -49,8 +50,9 @@ def run(options: argparse.Namespace) -> int:
                         progress.add(len(part))
                         while part:
                             part = part[sink.write(part) :]
-        except BadTag as error:
-            if error.filename is None and options.file != "-":
+        except CryptoFDError as error:
+            about_file = error.errno in {errno.EBADMSG, errno.ENOKEY}
+            if about_file and error.filename is None and options.file != "-":
                 error.filename = options.file
             raise
     return 0

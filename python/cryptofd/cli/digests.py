@@ -7,17 +7,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import FileIO
 from itertools import chain, islice
 from pathlib import Path
 from threading import local
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, cast
 
 from cryptofd.cli.files import opened
 from cryptofd.cli.output import Progress
-
-if TYPE_CHECKING:
-    from cryptofd._core import HashFactory
+from cryptofd.errors import BadTag, StaleStream
 
 # Read at a time: what fits the cache beside the hash's state, and the GIL is let go for each.
 CHUNK = 256 * 1024
@@ -25,10 +24,17 @@ CHUNK = 256 * 1024
 ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 
 
-class Context(Protocol):
+class Running(Protocol):
     """What is asked of a running digest."""
 
-    def digest(self, length: int | None = None) -> bytes: ...
+    def update(self, data: Any, /) -> object: ...
+    def hexdigest(self, length: int | None = None) -> str: ...
+
+
+class Comparing(Running, Protocol):
+    """One that compares where its key is."""
+
+    def verify(self, tag: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,16 @@ class Scheme:
     """What is computed: made once, used by every thread. `length`: bytes, where one may choose."""
 
     label: str
-    factory: HashFactory
+    factory: Callable[[], Running]
     length: int | None
     size: int
+    #: Whether who has the key compares: a key may verify and not sign. Then with `expected`.
+    compares: bool = False
+    expected: str | None = None
+
+    def against(self, expected: str) -> Scheme:
+        """What is computed to be compared with a digest."""
+        return replace(self, expected=expected) if self.compares else self
 
 
 class Computer:
@@ -49,7 +62,7 @@ class Computer:
         self._progress = progress
 
     def digest(self, path: str, scheme: Scheme) -> str:
-        """The digest of one file, in hexadecimal."""
+        """The digest of one file, in hexadecimal; where it was compared, what was expected."""
         try:
             buffer = self._threads.buffer
         except AttributeError:
@@ -57,11 +70,26 @@ class Computer:
         with opened(path) as file:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            running = scheme.factory()
-            while count := file.readinto(buffer):
-                running.update(buffer if count == CHUNK else buffer[:count])
-                self._progress.add(count)
-        return running.hexdigest(scheme.length)
+            while True:
+                try:
+                    return self._whole(file, buffer, scheme)
+                except StaleStream:
+                    # The worker that had the running state is gone: what can be read again, is.
+                    if not file.seekable():
+                        raise
+                    file.seek(0)
+
+    def _whole(self, file: FileIO, buffer: memoryview, scheme: Scheme) -> str:
+        running = scheme.factory()
+        while count := file.readinto(buffer):
+            running.update(buffer if count == CHUNK else buffer[:count])
+            self._progress.add(count)
+        if scheme.expected is None:
+            return running.hexdigest(scheme.length)
+        with contextlib.suppress(BadTag, ValueError):
+            cast(Comparing, running).verify(bytes.fromhex(scheme.expected))
+            return scheme.expected
+        return "different"
 
 
 def cores() -> int:
@@ -216,7 +244,7 @@ def _check(path: str, scheme_of: Callable[[Listed], Scheme | None], asked: Check
         return 1
 
     unread = wrong = matched = 0
-    tasks = [(listed.name, scheme) for listed, scheme in items]
+    tasks = [(listed.name, scheme.against(listed.digest)) for listed, scheme in items]
     results = in_order(tasks, "checking", total(name for name, _ in tasks), asked.threads)
     for (listed, _), result in zip(items, results, strict=True):
         before, name = escaped(listed.name) if "\n" in listed.name else ("", listed.name)

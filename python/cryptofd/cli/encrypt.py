@@ -1,6 +1,8 @@
 """Encrypts a file or a pipe, of any length, so that no change to it goes unnoticed.
 
-The format is Tink's AES256_GCM_HKDF_1MB: Tink in any language decrypts it, given the same key.
+Under the bytes of a key the format is Tink's AES256_GCM_HKDF_1MB: Tink in any language decrypts it,
+given the same key. Under a key of the broker's (cryptofd:LABEL) each part is sealed by a worker: no
+key is ever in this process, and `cryptofd decrypt` finds the version that it was sealed with.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cryptofd.cli.keys import add_key, bytes_of
+from cryptofd.cli.keys import add_key, stream_key
 from cryptofd.cli.options import add_engine, engine_options
 
 #: What the names of encrypted files end with where nobody says otherwise.
@@ -23,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def configure_both(parser: argparse.ArgumentParser) -> None:
     """Options of encrypt and decrypt."""
     parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="none, or -: a pipe")
-    add_key(parser, "32 bytes or more, random")
+    add_key(parser, "32 bytes or more, random, or an AEAD's reference")
     parser.add_argument("-o", "--output", metavar="FILE", help="where to; -: standard output")
     parser.add_argument("-f", "--force", action="store_true", help="replace what is there")
     parser.add_argument(
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from cryptofd.cli.files import made, opened, size_of
     from cryptofd.cli.output import Progress
 
-    key = bytes_of(options.key, "a stream")
+    key = stream_key(options.key)
     output = options.output or ("-" if options.file == "-" else options.file + SUFFIX)
     refuse_terminal(output)
     aad = options.aad.encode()

@@ -125,7 +125,7 @@ def _generate(broker: Connection, options: argparse.Namespace) -> None:
 def _import(broker: Connection, options: argparse.Namespace) -> None:
     from cryptofd.cli.keys import bytes_of
 
-    key = bytes_of(options.source, "the broker")
+    key = bytes_of(options.source, "to import a key is to bring its bytes")
     _tell(broker.keys.import_key(options.label, options.algorithm, key, **_asked(options)), options)
 
 

@@ -1,4 +1,4 @@
-"""Where a key comes from: a file, the environment, a descriptor or the keyring; never argv."""
+"""Where a key comes from: a file, the environment, a descriptor, keyring or broker; never argv."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ where a key comes from (never the argument list, which every user of the host ca
   fd:N                 a descriptor that this command inherits, read to its end
   keyring:SERIAL|NAME  a key in the kernel's keyring, by serial number or description; used
                        where it lies (engine kernel, Linux 6.2 and later), never read
+  cryptofd:LABEL       one of the broker's (cryptofd key list), used where it lies, never read
 A new key: cryptofd random 32 -o KEYFILE
 """
 
@@ -33,14 +34,15 @@ def add_key(parser: argparse.ArgumentParser, about: str = "the key") -> None:
     parser.epilog = ABOUT
 
 
-def key_of(text: str) -> bytes | KeyringKey:
-    """The key that `text` names."""
+def key_of(text: str) -> bytes | KeyringKey | str:
+    """The key that `text` names; one of the broker's stays a reference."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in {"file", "env", "fd", "keyring"}:
+    if not colon or kind not in {"file", "env", "fd", "keyring", "cryptofd"}:
         # What was given may be a key: it is not repeated.
         raise InvalidArgument(
             errno.EINVAL,
-            "--key says where the key is: file:PATH, env:NAME, fd:N or keyring:SERIAL|NAME. "
+            "--key says where the key is: file:PATH, env:NAME, fd:N, keyring:SERIAL|NAME or "
+            "cryptofd:LABEL. "
             "If what you gave was the key itself, others may have read it: make a new one",
         )
     match kind:
@@ -50,6 +52,8 @@ def key_of(text: str) -> bytes | KeyringKey:
             return _env(rest)
         case "fd":
             return _fd(rest)
+        case "cryptofd":
+            return text
         case _:
             return _keyring(rest)
 
@@ -57,13 +61,19 @@ def key_of(text: str) -> bytes | KeyringKey:
 def bytes_of(text: str, what: str) -> bytes:
     """As `key_of`, for work that needs the key's bytes here."""
     key = key_of(text)
-    if isinstance(key, KeyringKey):
+    if not isinstance(key, bytes):
         raise InvalidArgument(
-            errno.EINVAL,
-            f"{text}: {what} derives a key of its own from the key's bytes, "
-            "and a key in the keyring is never read; use file:, env: or fd:",
+            errno.EINVAL, f"{text}: {what}, and that key is never read; use file:, env: or fd:"
         )
     return key
+
+
+def stream_key(text: str) -> bytes | str:
+    """The key of a file: its bytes, or a reference to one of the broker's."""
+    key = key_of(text)
+    if isinstance(key, str):
+        return key
+    return bytes_of(text, "a stream derives a key of its own from the key's bytes")
 
 
 def _file(path: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+from typing import Any
 
 from cryptofd.cli import digests
 from cryptofd.cli.hash import add_lists, checking, print_digests
@@ -43,8 +44,21 @@ def run(options: argparse.Namespace) -> int:
     asked = engine_options(options)
     if options.iv is not None:
         asked["iv"] = options.iv
-    factory = HashFactory(name, key_of(options.key), **asked)
-    scheme = digests.Scheme(name, factory, None, factory.digest_size)
+    key = key_of(options.key)
+    factory: Any
+    if isinstance(key, str):
+        if options.iv is not None:
+            raise InvalidArgument(
+                errno.EINVAL, "--iv: a key of the broker's makes codes without nonces only"
+            )
+        usage = "verify" if options.check or options.verify is not None else "sign"
+        session = cryptofd.open(name, key=key, usage=[usage], **asked)
+        # A file, a descriptor: threads do not wait for each other's.
+        factory, size = session.clone, session.digest_size
+    else:
+        factory = HashFactory(name, key, **asked)
+        size = factory.digest_size
+    scheme = digests.Scheme(name, factory, None, size, compares=isinstance(key, str))
     files = options.files or ["-"]
     if known[name].one_message:
         # The session refuses every message but one: let that be the first.
@@ -52,10 +66,12 @@ def run(options: argparse.Namespace) -> int:
     if options.verify is not None:
         if len(files) != 1:
             raise InvalidArgument(errno.EINVAL, "--verify compares one file")
-        (result,) = digests.in_order([(files[0], scheme)], "hashing", digests.total(files))
+        expected = options.verify.strip().lower()
+        task = (files[0], scheme.against(expected))
+        (result,) = digests.in_order([task], "hashing", digests.total(files))
         if isinstance(result, OSError):
             raise result
-        same = hmac.compare_digest(result.encode(), options.verify.strip().lower().encode())
+        same = hmac.compare_digest(result.encode(), expected.encode())
         if not options.status:
             print("OK" if same else "FAILED")
         return int(not same)
