@@ -111,7 +111,18 @@ lint: $(STAMP)/install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The peers of the broker's bench.
+BENCH_PACKAGES := softhsm2 p11-kit p11-kit-modules openssh-client
+
 bench: $(STAMP)/lab
+	missing=()
+	for package in $(BENCH_PACKAGES); do
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=($$package)
+	done
+	if [ $${#missing[@]} -gt 0 ]; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+	fi
 	$(BIN)/python -m bench
 
 clean:

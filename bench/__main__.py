@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import calls, files, importing, kernel, report
+from bench import broker, calls, files, importing, kernel, report
 from bench.measure import Effort
 
 PARTS = {
@@ -16,6 +16,8 @@ PARTS = {
     "import": importing.importing,
     "files": files.hashing,
     "kernel": kernel.kernel,
+    "broker": broker.broker,
+    "signatures": broker.signatures,
 }
 
 

@@ -100,6 +100,38 @@ def figure(
     )
 
 
+def absolute(
+    work: str, values: Sequence[float], target: float, unit: str, *, less: bool = False
+) -> Figure:
+    """The line for what has a target and no peer: seconds, or (``/s``) how many a second."""
+    low, high = interval(values)
+    value = statistics.median(values)
+    ours = value if unit == "s" else 1 / value
+    return Figure(work, "", target, ours, 0.0, value, low, high, unit=unit, less=less,
+                  pairs=[(each, 0.0) for each in values])  # fmt: skip
+
+
+def more_than(
+    work: str, peer_name: str, target: float, pairs: Sequence[tuple[float, float]]
+) -> Figure:
+    """The line for seconds that we take more than a peer."""
+    more = [ours - theirs for ours, theirs in pairs]
+    low, high = interval(more)
+    return Figure(
+        work,
+        peer_name,
+        target,
+        statistics.median(ours for ours, _ in pairs),
+        statistics.median(theirs for _, theirs in pairs),
+        statistics.median(more),
+        low,
+        high,
+        unit="s more",
+        less=True,
+        pairs=pairs,
+    )
+
+
 def batch(call: Callable[[], object], seconds: float) -> Callable[[], float]:
     """A function that makes as many calls as take about ``seconds`` and returns seconds a call."""
     times = 1

@@ -33,9 +33,16 @@ def host() -> dict[str, Any]:
 
 def _time(seconds: float) -> str:
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
+        if abs(seconds) * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.0f} ns"
+
+
+def _in(unit: str, number: float) -> str:
+    """A number with its unit; seconds in one that fits, rates in whole numbers."""
+    if unit.split()[0] == "s":
+        return " ".join([_time(number), *unit.split()[1:]])
+    return f"{number:,.0f} {unit}" if unit == "/s" else f"{number:.3g} {unit}"
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -45,11 +52,15 @@ def table(figures: Sequence[Figure]) -> str:
         "| --- | --- | --: | --: | --: | --: | --: | --- |",
     ]
     for each in figures:
-        sign, unit = ("under ", each.unit) if each.less else ("", each.unit)
+        sign, unit = "under " if each.less else "", each.unit
+        value, low, high, target = (
+            _in(unit, number) for number in (each.value, each.low, each.high, each.target)
+        )
+        peer = _time(each.peer) if each.peer_name else ""
         lines.append(
-            f"| {each.work} | {each.peer_name} | {_time(each.ours)} | {_time(each.peer)} "
-            f"| **{each.value:.2f} {unit}** | {each.low:.2f} to {each.high:.2f} "
-            f"| {sign}{each.target:g} {unit} | {'met' if each.met else '**missed**'} |"
+            f"| {each.work} | {each.peer_name or 'the target alone'} | {_time(each.ours)} | {peer} "
+            f"| **{value}** | {low} to {high} "
+            f"| {sign}{target} | {'met' if each.met else '**missed**'} |"
         )
     return "\n".join(lines)
 
@@ -74,7 +85,8 @@ def text(figures: Sequence[Figure], about: dict[str, Any], short: bool) -> str:
     if missed:
         lines.append(f"{len(missed)} of {len(figures)} targets are missed:")
         lines += [
-            f"- {e.work} against {e.peer_name}: {e.value:.2f} {e.unit}, target {e.target:g}"
+            f"- {e.work}{' against ' if e.peer_name else ''}{e.peer_name}: "
+            f"{_in(e.unit, e.value)}, target {_in(e.unit, e.target)}"
             for e in missed
         ]
     else:
