@@ -30,6 +30,9 @@ USAGES = frozenset(
 )
 #: Right to choose the IV; the attribute ``iv`` says the same.
 CALLER_IV = "caller-iv"
+#: Bytes of a key, or bits of a pair, up to which the table's sizes are what is asked for; where any
+#: length will do, the default is the algorithm's strength.
+_LISTED = 1 << 16
 #: What an old version of a rotated key still does.
 OLD_VERSION = frozenset({"decrypt", "verify", "unwrap"})
 #: What a wrapping key does, and nothing else.
@@ -116,7 +119,7 @@ def family(name: str) -> Family:
     if kind == "pair":
         kind, sizes, unit = _pair(entry), entry["bits"], 1
     bits = None
-    if sizes and sizes["min"] > 0:
+    if sizes and sizes["min"] > 0 and sizes["max"] <= _LISTED:
         step = max(sizes["step"], 1)
         bits = tuple(unit * n for n in range(sizes["min"], sizes["max"] + 1, step))
     return Family(
