@@ -320,6 +320,7 @@ class Store:
                 numbered.append(replace(stored, number=int(cursor.lastrowid or 0)))
         for stored in numbered:
             self._keep(stored)
+        self._only_the_newest_is_current()
         return len(numbered), passed
 
     # Inside
@@ -382,6 +383,15 @@ class Store:
                 self.problems.append(f"row {row[0]}: a second {stored.name}; the first is kept")
                 continue
             self._keep(stored)
+        self._only_the_newest_is_current()
+
+    def _only_the_newest_is_current(self) -> None:
+        """Whatever a row or a backup says of itself: a version that was rotated away stays so."""
+        for versions in self._by_name.values():
+            for number in versions.keys() - {max(versions)}:
+                old = self._by_id[versions[number]]
+                if old.current:
+                    self._by_id[old.id] = replace(old, current=False)
 
     def _rebuild(self, why: str) -> sqlite3.Connection:
         """Move a damaged file aside and take every whole row out of its pages."""
