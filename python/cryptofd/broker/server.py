@@ -153,6 +153,8 @@ class Server:
 
     async def _tick(self) -> None:
         await self._say_how_busy()
+        with contextlib.suppress(OSError):
+            await self.sessions.end_expired(time.time())
         before = self.policy.problem
         self.policy.refresh()
         if self.policy.problem not in (None, before):

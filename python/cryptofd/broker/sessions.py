@@ -339,6 +339,18 @@ class Sessions:
         for one in [one for one in self.live.values() if one.key == key]:
             await self._close(one.sid)
 
+    async def end_expired(self, now: float) -> None:
+        """End the sessions on keys whose time is over: the worker knows the end that was set when
+        they were opened, and it may have come earlier since."""
+        expired = []
+        for one in self.live.values():
+            stored = None if one.key is None else self.store.get(one.key)
+            expires = None if stored is None else stored.attributes["expires"]
+            if expires is not None and now >= expires:
+                expired.append(one.sid)
+        for sid in expired:
+            await self._close(sid)
+
     async def close(self, caller: Caller, sid: int) -> None:
         """End a session of the caller's own, or any for an administrator."""
         await self._mine(caller, sid)
