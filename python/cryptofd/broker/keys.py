@@ -129,7 +129,7 @@ class Keys:
             raise refusal(
                 errno.EKEYEXPIRED,
                 f"{stored.name} expired at {time.strftime('%F %T', time.gmtime(expires))} UTC; "
-                "rotate it, or use another",
+                "make a new one",
             )
 
     def may(self, stored: Stored, usage: str) -> None:
@@ -498,6 +498,8 @@ class Keys:
                 f"{kek.name} has {_strength(kek)} bits of security, {stored.name} "
                 f"{_strength(stored)}: never a weaker key over a stronger one"
             )
+        if format != "cryptofd" and not stored.attributes["exportable"]:
+            _keeps_attributes(stored, kek)
         if format in ("kw", "rsa-oaep") and stored.attributes["type"] != "secret":
             raise invalid(f"{format} wraps secret keys only; kwp and cryptofd wrap pairs too")
         self._spend(kek)
@@ -771,6 +773,24 @@ def _narrower(asked: Iterable[str] | None, allowed: Iterable[str], name: str) ->
         raise refused(
             f"the template of {name} does not give {', '.join(sorted(beyond))}, "
             f"but {', '.join(sorted(allowed))}"
+        )
+
+
+def _keeps_attributes(stored: Stored, kek: Stored) -> None:
+    """EPERM if a format without attributes would bring back more than what went in."""
+    if stored.attributes["expires"] is not None:
+        raise refused(
+            f"{stored.name} has an end, which only the format cryptofd brings along with a key"
+        )
+    template = kek.attributes["wrap_template"]
+    if template is None:
+        return
+    same = template["algorithm"] == stored.attributes["algorithm"]
+    if not same or not set(template["usage"]) <= set(stored.attributes["usage"]):
+        raise refused(
+            f"by the template of {kek.name} {stored.name} would come back as a key of "
+            f"{template['algorithm']} that may {', '.join(template['usage'])}, which it is not; "
+            "the format cryptofd keeps attributes"
         )
 
 
