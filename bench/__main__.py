@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import broker, calls, files, importing, kernel, report
+from bench import broker, calls, files, importing, kernel, report, takeover
 from bench.measure import Effort
 
 PARTS = {
@@ -18,6 +18,7 @@ PARTS = {
     "kernel": kernel.kernel,
     "broker": broker.broker,
     "signatures": broker.signatures,
+    "takeover": takeover.takeover,
 }
 
 

@@ -38,10 +38,7 @@ impl Packet {
 
     /// A field that is a number.
     pub fn number(&self, field: &str) -> Result<u64> {
-        self.object
-            .get(field)
-            .and_then(Value::as_u64)
-            .ok_or_else(|| Error::invalid(format!("the field {field:?} is no number")))
+        number(&self.object, field)
     }
 
     /// The only descriptor.
@@ -54,6 +51,14 @@ impl Packet {
             ))),
         }
     }
+}
+
+/// A field that is a number.
+pub fn number(object: &Map<String, Value>, field: &str) -> Result<u64> {
+    object
+        .get(field)
+        .and_then(Value::as_u64)
+        .ok_or_else(|| Error::invalid(format!("the field {field:?} is no number")))
 }
 
 /// A field that is text.
@@ -135,22 +140,15 @@ pub struct Outgoing {
 pub fn pack(object: &Value, mut fds: Vec<OwnedFd>) -> Result<Outgoing> {
     let mut bytes = object.to_string().into_bytes();
     if bytes.len() > PACKET {
-        if bytes.len() > BODY {
-            return Err(Error::too_large(format!(
-                "a message of {} bytes: at most {BODY}",
-                bytes.len()
-            )));
-        }
-        fds.insert(0, memfd::with(&[Input::from(&bytes[..])])?);
         let mut head = Map::new();
         for field in ["id", "op", "event"] {
             if let Some(value) = object.get(field) {
                 head.insert(field.into(), value.clone());
             }
         }
-        head.insert("body".into(), "attached".into());
-        head.insert("bytes".into(), bytes.len().into());
-        bytes = Value::Object(head).to_string().into_bytes();
+        let memory;
+        (memory, bytes) = attach(head, &bytes)?;
+        fds.insert(0, memory);
     }
     if fds.len() > FDS {
         return Err(Error::too_large(format!(
@@ -159,6 +157,20 @@ pub fn pack(object: &Value, mut fds: Vec<OwnedFd>) -> Result<Outgoing> {
         )));
     }
     Ok(Outgoing { bytes, fds })
+}
+
+/// The memfd of a long object, and what is sent in its place.
+fn attach(mut head: Map<String, Value>, bytes: &[u8]) -> Result<(OwnedFd, Vec<u8>)> {
+    if bytes.len() > BODY {
+        return Err(Error::too_large(format!(
+            "a message of {} bytes: at most {BODY}",
+            bytes.len()
+        )));
+    }
+    let memory = memfd::with(&[Input::from(bytes)])?;
+    head.insert("body".into(), "attached".into());
+    head.insert("bytes".into(), bytes.len().into());
+    Ok((memory, Value::Object(head).to_string().into_bytes()))
 }
 
 impl Outgoing {
@@ -235,6 +247,14 @@ fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Packet> {
     }
 }
 
+/// Whether what could not be sent can be sent later.
+fn later(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::ETOOMANYREFS)
+    )
+}
+
 /// The supervisor's side of a control pair: it never waits for the other side.
 pub struct Link {
     fd: OwnedFd,
@@ -255,6 +275,42 @@ impl Link {
     /// Sends, now or when there is room. EAGAIN: the other side does not read at all.
     pub fn send(&mut self, object: &Value, fds: Vec<OwnedFd>) -> Result<()> {
         let packet = pack(object, fds)?;
+        self.put(packet)
+    }
+
+    /// Sends an object that is text already, with descriptors of which copies are made only if it has to
+    /// wait: at most one less than `FDS`.
+    pub fn send_text(&mut self, text: String, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut packet = Outgoing {
+            bytes: text.into_bytes(),
+            fds: Vec::new(),
+        };
+        if packet.bytes.len() > PACKET {
+            let (memory, bytes) = attach(Map::new(), &packet.bytes)?;
+            packet.bytes = bytes;
+            packet.fds.push(memory);
+        }
+        if self.queue.is_empty() {
+            let all: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
+            let all = [&all[..], fds].concat();
+            let part = [Input::from(&packet.bytes[..])];
+            match socket::send_many(self.fd.as_fd(), &part, &all, true) {
+                Err(error) if later(&error) => {}
+                // Gone: what is to be done about it is done when its exit is seen.
+                _ => return Ok(()),
+            }
+        }
+        for fd in fds {
+            let copy = fd.try_clone_to_owned().map_err(|error| {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                Error::system(errno, "a copy of a descriptor that waits to be sent")
+            })?;
+            packet.fds.push(copy);
+        }
+        self.put(packet)
+    }
+
+    fn put(&mut self, packet: Outgoing) -> Result<()> {
         if self.queued + packet.bytes.len() > QUEUE {
             return Err(Error::new(
                 Kind::Again,
@@ -272,20 +328,7 @@ impl Link {
     pub fn flush(&mut self) {
         while let Some(packet) = self.queue.front() {
             match packet.send(self.fd.as_fd(), true) {
-                Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(
-                            libc::EAGAIN
-                                | libc::EINTR
-                                | libc::ENOBUFS
-                                | libc::ENOMEM
-                                | libc::ETOOMANYREFS
-                        )
-                    ) =>
-                {
-                    return;
-                }
+                Err(error) if later(&error) => return,
                 _ => {
                     self.queued -= packet.bytes.len();
                     self.queue.pop_front();

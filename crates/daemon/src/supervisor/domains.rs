@@ -1,14 +1,15 @@
 //! Trust domains and their workers: starting, watching, taking over, replacing.
 
 use super::process::Process;
-use super::{Deaths, End, LINK, Supervisor, system};
-use crate::packet::{FDS, Incoming, Link, Packet, answered};
+use super::{Deaths, End, LINK, Session, Supervisor, system};
+use crate::packet::{FDS, Incoming, Link, PACKET, Packet, answered};
 use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::socket;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fmt::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a worker may need until it is ready.
@@ -29,7 +30,51 @@ enum Pending {
     Broker,
     Ping,
     Drain,
-    Serve { sid: u64, ends: Vec<u64> },
+    Serve(Vec<Given>),
+}
+
+/// Ends of a session (by inode) that a worker was given.
+struct Given {
+    sid: u64,
+    ends: Vec<u64>,
+}
+
+/// What one packet gives to a worker.
+#[derive(Default)]
+struct Batch {
+    given: Vec<Given>,
+    ends: usize,
+    text: String,
+}
+
+impl Batch {
+    /// Most ends: one descriptor of a packet may be its body.
+    const ENDS: usize = FDS - 1;
+    /// Most bytes before another packet begins.
+    const TEXT: usize = PACKET - 4096;
+
+    fn has_room(&self, ends: &[u64], recipe: &str) -> bool {
+        self.given.is_empty()
+            || (self.ends + ends.len() <= Self::ENDS
+                && self.text.len() + recipe.len() <= Self::TEXT)
+    }
+
+    fn add(&mut self, sid: u64, ends: &[u64], session: &Session) {
+        // Nobody has seen a session that still has to be answered.
+        let takeover = session.reply.is_none();
+        let recipe = &session.recipe;
+        let comma = if self.given.is_empty() { "" } else { "," };
+        let number = ends.len();
+        let _ = write!(
+            self.text,
+            r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"recipe":{recipe}}}"#
+        );
+        self.ends += number;
+        self.given.push(Given {
+            sid,
+            ends: ends.to_vec(),
+        });
+    }
 }
 
 /// A worker process.
@@ -106,7 +151,7 @@ impl Worker {
 
     /// Somebody waits for it.
     pub fn busy(&self) -> bool {
-        let served = |p: &Pending| matches!(p, Pending::Serve { .. });
+        let served = |p: &Pending| matches!(p, Pending::Serve(_));
         !self.ready || self.pending.values().any(served)
     }
 
@@ -209,36 +254,80 @@ impl Supervisor {
         }
     }
 
-    /// Gives a worker ends of a session (by inode): those whose worker it is from now on.
-    pub(super) fn give(&mut self, number: u64, sid: u64, ends: &[u64]) -> Result<()> {
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return Ok(());
-        };
-        let Some(worker) = self.workers.get_mut(&number) else {
-            return Err(Error::system(libc::ESRCH, "this worker"));
-        };
-        for some in ends.chunks(FDS - 1) {
-            let mut fds = Vec::new();
-            for end in &mut session.ends {
-                if some.contains(&end.inode) {
-                    end.worker = number;
-                    fds.push(end.fd.try_clone().map_err(system("dup"))?);
+    /// Gives a worker ends of sessions (by inode), many in a packet: it is their worker from now on. What it
+    /// cannot be given is dropped.
+    pub(super) fn give(&mut self, number: u64, all: Vec<(u64, Vec<u64>)>) {
+        let mut batch = Batch::default();
+        for (sid, ends) in all {
+            for some in ends.chunks(Batch::ENDS) {
+                let Some(session) = self.sessions.get_mut(&sid) else {
+                    break;
+                };
+                for end in &mut session.ends {
+                    if some.contains(&end.inode) {
+                        end.worker = number;
+                    }
+                }
+                if !batch.has_room(some, &session.recipe) {
+                    self.give_batch(number, std::mem::take(&mut batch));
+                }
+                // One that could not be given is gone by now, with the session if it was its last.
+                if let Some(session) = self.sessions.get(&sid) {
+                    batch.add(sid, some, session);
                 }
             }
-            let id = worker.next(Pending::Serve {
-                sid,
-                ends: some.to_vec(),
-            });
-            // Nobody has seen a session that still has to be answered.
-            let taken_over = session.reply.is_none();
-            let serve = json!({
-                "id": id, "op": "serve", "sid": sid, "recipe": session.recipe, "ends": fds.len(),
-                "takeover": taken_over,
-            });
-            worker.link.send(&serve, fds)?;
+        }
+        if !batch.given.is_empty() {
+            self.give_batch(number, batch);
         }
         self.rewatch_worker(number);
-        Ok(())
+    }
+
+    fn give_batch(&mut self, number: u64, batch: Batch) {
+        let fds: Vec<BorrowedFd<'_>> = batch
+            .given
+            .iter()
+            .filter_map(|given| Some((given, self.sessions.get(&given.sid)?)))
+            .flat_map(|(given, session)| given.ends.iter().map(move |inode| (session, inode)))
+            .filter_map(|(session, inode)| session.ends.iter().find(|end| end.inode == *inode))
+            .map(|end| end.fd.as_fd())
+            .collect();
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return;
+        };
+        worker.last += 1;
+        let id = worker.last;
+        let text = format!(r#"{{"id":{id},"op":"serve","sessions":[{}]}}"#, batch.text);
+        match worker.link.send_text(text, &fds) {
+            Ok(()) => drop(worker.pending.insert(id, Pending::Serve(batch.given))),
+            Err(error) => {
+                for given in batch.given {
+                    self.refused(number, given, error.clone());
+                }
+            }
+        }
+    }
+
+    /// A worker does not serve what it was given.
+    fn refused(&mut self, number: u64, given: Given, error: Error) {
+        let Given { sid, ends } = given;
+        let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
+        if let Some((id, _)) = reply {
+            self.sessions.remove(&sid);
+            super::systemd::forget(sid);
+            self.reply(id, Err(error), Vec::new());
+            return;
+        }
+        let mine: Vec<u64> = self.sessions.get(&sid).map_or(Vec::new(), |session| {
+            let mine = session.ends.iter().filter(|end| end.worker == number);
+            mine.map(|end| end.inode)
+                .filter(|inode| ends.contains(inode))
+                .collect()
+        });
+        if !mine.is_empty() {
+            eprintln!("cryptofd-daemon: session {sid} is not served any more: {error}");
+            self.drop_ends(sid, &mine);
+        }
     }
 
     pub(super) fn worker_readable(&mut self, number: u64) {
@@ -312,7 +401,8 @@ impl Supervisor {
             return;
         };
         let most = cryptofd_core::serve::DESCRIPTORS;
-        if session.domain != worker.domain || session.ends.len() >= most {
+        let known = session.ends.iter().any(|end| end.inode == inode);
+        if session.domain != worker.domain || session.ends.len() >= most || known {
             return;
         }
         super::systemd::keep_end(sid, std::iter::once(fd.as_fd()));
@@ -337,9 +427,7 @@ impl Supervisor {
         if released {
             let next = self.domains.get(&session.domain).and_then(|d| d.current);
             if let Some(next) = next.filter(|next| *next != number) {
-                if self.give(next, sid, &[inode]).is_ok() {
-                    return;
-                }
+                return self.give(next, vec![(sid, vec![inode])]);
             }
         }
         self.drop_ends(sid, &[inode]);
@@ -389,10 +477,10 @@ impl Supervisor {
         let Some(pending) = worker.pending.remove(&id) else {
             return;
         };
-        let done = answered(&packet.object).map(drop);
+        let done = answered(&packet.object).map(refusals);
         worker.answered = Instant::now();
         match (pending, done) {
-            (Pending::Kek, Ok(())) => self.ready(number),
+            (Pending::Kek, Ok(_)) => self.ready(number),
             (Pending::Kek, Err(error)) => {
                 eprintln!(
                     "cryptofd-daemon: worker {}: {error}",
@@ -402,30 +490,28 @@ impl Supervisor {
             }
             (Pending::Ping, _) => worker.asked = None,
             (Pending::Broker | Pending::Drain, _) => {}
-            (Pending::Serve { sid, .. }, Ok(())) => {
-                let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
-                if let Some((id, client)) = reply {
-                    self.reply(id, Ok(json!({"sid": sid})), vec![client]);
-                    self.plan_spare();
-                }
-            }
-            (Pending::Serve { sid, ends }, Err(error)) => {
-                let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
-                match reply {
-                    Some((id, _)) => {
-                        self.sessions.remove(&sid);
-                        super::systemd::forget(sid);
-                        self.reply(id, Err(error), Vec::new());
-                    }
-                    None => {
-                        let mine: Vec<u64> = self.sessions.get(&sid).map_or(Vec::new(), |s| {
-                            let mine = s.ends.iter().filter(|e| e.worker == number);
-                            mine.map(|e| e.inode).filter(|i| ends.contains(i)).collect()
-                        });
-                        self.drop_ends(sid, &mine);
+            (Pending::Serve(all), Ok(refusals)) => {
+                for given in all {
+                    match refusals.iter().position(|(sid, _)| *sid == given.sid) {
+                        Some(place) => self.refused(number, given, refusals[place].1.clone()),
+                        None => self.served(given.sid),
                     }
                 }
+                self.plan_spare();
             }
+            (Pending::Serve(all), Err(error)) => {
+                for given in all {
+                    self.refused(number, given, error.clone());
+                }
+            }
+        }
+    }
+
+    /// A session is served: whoever waits for it may have it.
+    fn served(&mut self, sid: u64) {
+        let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
+        if let Some((id, client)) = reply {
+            self.reply(id, Ok(json!({"sid": sid})), vec![client]);
         }
     }
 
@@ -612,11 +698,7 @@ impl Supervisor {
             })
             .filter(|(_, ends)| !ends.is_empty())
             .collect();
-        for (sid, ends) in mine {
-            if self.give(next, sid, &ends).is_err() {
-                self.drop_ends(sid, &ends);
-            }
-        }
+        self.give(next, mine);
     }
 
     /// Puts a fresh worker in the place of a domain's; the request `id` is answered when the old one is
@@ -668,4 +750,17 @@ impl Supervisor {
             self.reply(id, Ok(json!({})), Vec::new());
         }
     }
+}
+
+/// The sessions that a worker has refused among those that it was given.
+fn refusals(ok: &Map<String, Value>) -> Vec<(u64, Error)> {
+    let all = ok.get("refused").and_then(Value::as_array);
+    all.map_or(&[][..], Vec::as_slice)
+        .iter()
+        .filter_map(|entry| {
+            let entry = entry.as_object()?;
+            let sid = entry.get("sid")?.as_u64()?;
+            Some((sid, answered(entry).err()?))
+        })
+        .collect()
 }

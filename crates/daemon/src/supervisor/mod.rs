@@ -60,7 +60,8 @@ struct End {
 /// A session.
 struct Session {
     domain: String,
-    recipe: Value,
+    /// JSON, of which nothing is needed here.
+    recipe: String,
     ends: Vec<End>,
     /// The broker's request that waits for it, with the client's end.
     reply: Option<(u64, OwnedFd)>,

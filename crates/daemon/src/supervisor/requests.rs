@@ -183,7 +183,7 @@ impl Supervisor {
         let sid = self.last_session;
         let session = Session {
             domain: name,
-            recipe: Value::Object(recipe.clone()),
+            recipe: Value::Object(recipe.clone()).to_string(),
             ends: vec![End {
                 fd: serving,
                 inode,
@@ -193,10 +193,7 @@ impl Supervisor {
         };
         super::systemd::keep(sid, &session);
         self.sessions.insert(sid, session);
-        if let Err(error) = self.give(number, sid, &[inode]) {
-            self.sessions.remove(&sid);
-            return Err(error);
-        }
+        self.give(number, vec![(sid, vec![inode])]);
         Ok(Done::Later)
     }
 }
@@ -214,7 +211,7 @@ fn domain(packet: &Packet) -> Result<String> {
 
 /// A session without its wrapped key.
 fn described((sid, session): (&u64, &Session)) -> Value {
-    let mut public = session.recipe.clone();
+    let mut public: Value = serde_json::from_str(&session.recipe).unwrap_or_default();
     if let Some(recipe) = public.as_object_mut() {
         for field in ["blob", "public", "older"] {
             recipe.remove(field);

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The version of what is written here.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 impl Supervisor {
     /// Runs the program anew if that was asked for and nothing is under way.
@@ -240,7 +240,7 @@ impl Supervisor {
             }
             let session = Session {
                 domain: name(&entry["domain"])?,
-                recipe: entry["recipe"].clone(),
+                recipe: name(&entry["recipe"])?,
                 ends,
                 reply: None,
             };

@@ -9,7 +9,7 @@ use cryptofd_core::error::{Error, Result};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::memfd;
 use sd_notify::NotifyState;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
@@ -72,7 +72,8 @@ pub fn keep(sid: u64, session: &Session) {
     if !there() {
         return;
     }
-    let about = json!({"domain": session.domain, "recipe": session.recipe}).to_string();
+    let (domain, recipe) = (Value::from(&session.domain[..]), &session.recipe);
+    let about = format!(r#"{{"domain":{domain},"recipe":{recipe}}}"#);
     if let Ok(memory) = memfd::with(&[Input::from(about.as_bytes())]) {
         store(&format!("recipe-{sid}"), &[memory.as_fd()]);
     }
@@ -165,11 +166,12 @@ impl Supervisor {
         self.last_session = self.last_session.max(sid);
         let session = Session {
             domain,
-            recipe: about["recipe"].clone(),
+            recipe: about["recipe"].to_string(),
             ends,
             reply: None,
         };
         self.sessions.insert(sid, session);
-        self.give(number, sid, &inodes).ok()
+        self.give(number, vec![(sid, inodes)]);
+        Some(())
     }
 }

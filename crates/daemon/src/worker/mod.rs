@@ -187,10 +187,11 @@ impl Worker {
             return Ok(());
         };
         let op = packet.text("op").unwrap_or_default().to_owned();
+        let nothing = |()| json!({});
         let done = match op.as_str() {
-            "ping" => Ok(()),
-            "kek" => self.kek(packet),
-            "broker" => self.set_broker(packet),
+            "ping" => Ok(json!({})),
+            "kek" => self.kek(packet).map(nothing),
+            "broker" => self.set_broker(packet).map(nothing),
             "serve" => self.sessions.serve(packet, self.wrapper.as_deref()),
             "drain" => {
                 let seconds = packet.number("seconds").unwrap_or(0);
@@ -199,7 +200,7 @@ impl Worker {
             }
             _ => Err(Error::unsupported(format!("no op {op:?}"))),
         };
-        let told = answer(id, done.map(|()| json!({})));
+        let told = answer(id, done);
         self.upstream.tell(&told, Vec::new())
     }
 

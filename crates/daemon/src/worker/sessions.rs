@@ -12,8 +12,9 @@ use cryptofd_core::serve::Kept;
 use cryptofd_core::session::{Request, Session};
 use cryptofd_core::sys::arena;
 use cryptofd_core::table;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -47,15 +48,37 @@ impl Sessions {
         waited.unwrap_or_else(|e| e.into_inner()).0.is_empty()
     }
 
-    /// Serves the ends that came with a packet, for a session that is open or is opened now.
-    pub fn serve(self: &Arc<Self>, packet: Packet, wrapper: Option<&Wrapper>) -> Result<()> {
-        let sid = packet.number("sid")?;
-        let taken_over = packet.object.get("takeover") == Some(&Value::Bool(true));
+    /// Serves the ends that came with a packet, for sessions that are open or are opened now. The answer
+    /// names those that are not.
+    pub fn serve(self: &Arc<Self>, packet: Packet, wrapper: Option<&Wrapper>) -> Result<Value> {
+        let mut fds = packet.fds.into_iter();
+        let mut refused = Vec::new();
+        for session in list(&packet.object, "sessions")? {
+            let sid = packet::number(session, "sid")?;
+            let number = packet::number(session, "ends")? as usize;
+            let ends: Vec<OwnedFd> = fds.by_ref().take(number).collect();
+            if let Err(error) = self.serve_one(sid, session, ends, wrapper) {
+                refused.push(json!({
+                    "sid": sid, "errno": error.errno().clamp(1, 4095), "error": error.message(),
+                }));
+            }
+        }
+        Ok(json!({"refused": refused}))
+    }
+
+    fn serve_one(
+        self: &Arc<Self>,
+        sid: u64,
+        session: &Map<String, Value>,
+        ends: Vec<OwnedFd>,
+        wrapper: Option<&Wrapper>,
+    ) -> Result<()> {
+        let taken_over = session.get("takeover") == Some(&Value::Bool(true));
         let known = lock(&self.open).get(&sid).cloned();
         let kept = match known {
             Some(kept) => kept,
             None => {
-                let recipe = packet::object(&packet.object, "recipe")?;
+                let recipe = packet::object(session, "recipe")?;
                 let kept = Arc::new(arena::bounded(|| {
                     self.open(sid, recipe, wrapper, taken_over)
                 })?);
@@ -63,8 +86,7 @@ impl Sessions {
                 kept
             }
         };
-        let served = packet
-            .fds
+        let served = ends
             .into_iter()
             .try_for_each(|end| kept.serve(end, taken_over));
         if served.is_err() && kept.ends() == 0 {
