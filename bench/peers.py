@@ -8,7 +8,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,39 +105,18 @@ class Agent:
 @contextlib.contextmanager
 def broker(folder: Path) -> Iterator[Path]:
     """A broker of our own; its socket. Sessions that are opened by reference find it."""
-    from cryptofd import daemon
+    from cryptofd.broker import private
 
-    address, state = folder / "broker", folder / "state"
-    state.mkdir(mode=0o700)
-    policy = folder / "policy.toml"
-    environment = {**os.environ, "CRYPTOFD_STATE": str(state), "CRYPTOFD_POLICY": str(policy)}
-    command = [str(daemon.path()), "supervisor", "--listen", str(address)]
-    command += ["--kek", str(state / "kek"), "--", sys.executable, "-P", "-m", "cryptofd.broker"]
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    address = folder / "broker"
+    # The policy is the built-in one.
+    environment = {**os.environ, "CRYPTOFD_POLICY": str(folder / "policy.toml")}
+    process = private.launch(address, folder / "state", folder / "log", environment)
     try:
         os.environ["CRYPTOFD_BROKER"] = str(address)
-        _await(process, log)
         yield address
     finally:
         process.terminate()
         process.wait()
-
-
-def _await(process: subprocess.Popen[bytes], log: Path) -> None:
-    import time
-
-    import cryptofd
-
-    until = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(cryptofd.CryptoFDError):
-            cryptofd.connect(start=False).status()
-            return
-        if process.poll() is not None or time.monotonic() > until:
-            raise SystemExit(f"bench: the broker does not come up:\n{log.read_text()}")
-        time.sleep(0.02)
 
 
 def missing() -> list[str]:

@@ -374,8 +374,19 @@ class TestLists:
         result = run("tour", "--json", "plain", "key")
         assert result.returncode == 0, result.stderr
         stops = json.loads(result.stdout)
-        assert len(stops) == 6
         assert all(stop["right"] for stop in stops)
+        brokered = [stop for stop in stops if "broker's key" in stop["where"]]
+        assert len(brokered) == 2
+        assert "went on" in brokered[0]["checked"]
+        searched = [stop["where"] for stop in stops if stop["what"].startswith("search")]
+        assert [where.split(" (")[0] for where in searched] == [
+            "client half way",
+            "client at the end",
+            "broker",
+            "supervisor",
+            "the same with a key in process",
+        ]
+        assert len(stops) == 6 + len(brokered) + len(searched)
         assert {stop["result"]["uid"] for stop in stops if "chroot" in stop["where"]} <= {65534}
 
 

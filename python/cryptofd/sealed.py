@@ -58,7 +58,7 @@ class Sealed:
         self.session = session
         self.header = header
         self.segment = segment
-        self._more = more
+        self.more = more
         self._version = _FIXED.unpack_from(header)[3]
         with cryptofd.open("sha256") as hashing:
             hashing.update(header)
@@ -70,12 +70,12 @@ class Sealed:
 
     def capacity(self, number: int) -> int:
         """Bytes of plaintext that segment `number` holds."""
-        return self.segment - self._more - (0 if number else len(self.header))
+        return self.segment - self.more - (0 if number else len(self.header))
 
     def seal(self, number: int, last: bool, data: Buffer, out: memoryview) -> int:
         """Writes a segment of the file to `out`; its size."""
         box = self.session.seal(data, aad=self._aad(number, last))
-        if len(box) != memoryview(data).nbytes + self._more:
+        if len(box) != memoryview(data).nbytes + self.more:
             raise CryptoFDError(errno.EPROTO, "the worker's answer is no sealed segment")
         out[: len(box)] = box
         return len(box)
@@ -84,10 +84,10 @@ class Sealed:
         """Writes a segment's plaintext to `out`; its size."""
         try:
             view = memoryview(data)
-            if view.nbytes < self._more or view[0] != self._version:
+            if view.nbytes < self.more or view[0] != self._version:
                 raise BadTag(errno.EBADMSG, "shorter than what sealing adds, or of another version")
             plain = self.session.unseal(data, aad=self._aad(number, last))
-            if len(plain) != view.nbytes - self._more:
+            if len(plain) != view.nbytes - self.more:
                 raise BadTag(errno.EBADMSG, "not the size of a segment's plaintext")
         except BadTag:
             raise unverified(number, last) from None

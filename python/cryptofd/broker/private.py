@@ -17,8 +17,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cryptofd import daemon
 from cryptofd._core import BrokerClient
@@ -59,11 +60,11 @@ def listening() -> int | None:
     return pid
 
 
-def _command(idle: int | None) -> list[str]:
-    state = Path(_environment()["CRYPTOFD_STATE"])
+def command(address: Path, state: Path, idle: int | None = None) -> list[str]:
+    """What starts a broker that listens at `address`, with its store in `state`."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [
-        os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(socket_path()),
+        os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(address),
         "--kek", os.fspath(state / "kek"),
     ]  # fmt: skip
     if idle is not None:
@@ -91,18 +92,33 @@ def start(idle: int | None = IDLE) -> Path:
     with _alone(folder):
         if listening() is None:
             log = folder / "log"
-            with log.open("ab") as out:
-                process = subprocess.Popen(
-                    _command(idle), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                    start_new_session=True, cwd="/", env=_environment(),
-                )  # fmt: skip
-            _await(process, log)
+            environment = _environment()
+            state = Path(environment["CRYPTOFD_STATE"])
+            launch(socket_path(), state, log, environment, idle, start_new_session=True)
     return socket_path()
 
 
-def _await(process: subprocess.Popen[bytes], log: Path) -> None:
+def launch(
+    address: Path,
+    state: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    idle: int | None = None,
+    **more: Any,
+) -> subprocess.Popen[bytes]:
+    """A broker's supervisor, when the broker answers at `address`."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command(address, state, idle), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            cwd="/", env={**environment, "CRYPTOFD_STATE": os.fspath(state)}, **more,
+        )  # fmt: skip
+    _await(process, address, log)
+    return process
+
+
+def _await(process: subprocess.Popen[bytes], address: Path, log: Path) -> None:
     until = time.monotonic() + PATIENCE
-    client = BrokerClient(os.fspath(socket_path()))
+    client = BrokerClient(os.fspath(address))
     while True:
         if process.poll() is not None:
             raise CryptoFDError(
@@ -126,8 +142,9 @@ def foreground() -> None:
         pid = listening()
         if pid is not None:
             raise CryptoFDError(errno.EADDRINUSE, f"a broker listens already: process {pid}")
-    command = _command(None)
-    os.execve(command[0], command, _environment())  # noqa: S606
+    environment = _environment()
+    whole = command(socket_path(), Path(environment["CRYPTOFD_STATE"]))
+    os.execve(whole[0], whole, environment)  # noqa: S606
 
 
 def stop() -> bool:

@@ -1,8 +1,9 @@
-"""Does the main job on real files, in three places, and checks every result with other programs.
+"""Does the main job on real files, in four places, and checks every result with other programs.
 
 In this process; through a descriptor in another process, in an empty chroot under another user;
-and, with --lab in a checkout, inside a real kernel with a virtio-crypto device. sha256sum and
-openssl check what comes out. Exit code 1 if anything differs.
+there too with a broker's key, which no byte of that process's memory holds, while the worker that
+has it is killed in the middle; and, with --lab in a checkout, inside a real kernel with a
+virtio-crypto device. sha256sum and openssl check what comes out. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptofd.cli.options import add_json
 from cryptofd.cli.output import print_json, print_table, size
+from cryptofd.cli.tour_parts import NOBODY, Stop, answer, digest, same, say, tool
 
 HASH, CIPHER = "sha256", "cbc(aes)"
-NOBODY = 65534
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,29 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-@dataclass
-class Stop:
-    """One row of the table."""
-
-    what: str
-    where: str
-    result: dict[str, Any]
-    checked: str
-    right: bool
-
-
-def say(text: str) -> None:
-    """Progress: one line on stderr."""
-    print(f"· {text}", file=sys.stderr, flush=True)
-
-
 def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="cryptofd-tour-") as home:
         tour = Tour(Path(home))
         begin = time.monotonic()
         stops = []
         for stop in tour.stops([Path(f) for f in options.files], options.lab):
-            say(f"{stop.what} {stop.where}: {stop.checked}")
+            say(f"{stop.what}, {stop.where}: {stop.checked}")
             stops.append(stop)
         say(f"{len(stops)} results in {time.monotonic() - begin:.1f} s")
     if options.json:
@@ -77,12 +61,9 @@ def _table(stops: Sequence[Stop]) -> None:
             (
                 s.what,
                 s.where,
-                s.result["engine"],
-                s.result["driver"],
-                "hardware" if s.result["hardware"] else "software",
-                f"{size(s.result['bytes'] / max(s.result['seconds'], 1e-9))}/s",
+                *_who(s.result),
                 s.checked,
-                "; ".join(s.result["reasons"]) or "it is the first that can",
+                ("; ".join(s.result["reasons"]) or "it is the first that can") if s.result else "",
             )
             for s in stops
         ),
@@ -95,6 +76,15 @@ def _table(stops: Sequence[Stop]) -> None:
         "  cryptofd random 32 -o key; cryptofd encrypt -k file:key FILE\n"
         "  README.md has it in Python and C; docs/ has the rest"
     )
+
+
+def _who(result: dict[str, Any]) -> tuple[str, ...]:
+    """Engine, driver, hardware and speed, where something was computed."""
+    if not result:
+        return ("", "", "", "")
+    speed = size(result["bytes"] / max(result["seconds"], 1e-9))
+    kind = "hardware" if result["hardware"] else "software"
+    return (result["engine"], result["driver"], kind, f"{speed}/s")
 
 
 class Tour:
@@ -114,6 +104,7 @@ class Tour:
         name, path = inputs[0]
         place = "fd, chroot, uid 65534" if os.geteuid() == 0 else "fd, another process"
         yield from self._both(name, path, place, self._elsewhere)
+        yield from self._brokered(inputs)
         if lab is not None:
             yield from self._in_lab(name, path, lab)
 
@@ -153,22 +144,22 @@ class Tour:
         yield self._encrypted(name, path, place, result, sink)
 
     def _hashed(self, name: str, path: Path, place: str, result: dict[str, Any]) -> Stop:
-        theirs = _tool("sha256sum", "-b", str(path)).split()[0].lstrip("\\")
+        theirs = digest(path)
         right = theirs == result["digest"]
-        answer = "sha256sum agrees" if right else f"WRONG: sha256sum says {theirs}"
-        return Stop(f"{HASH} of {name}", place, result, answer, right)
+        checked = "sha256sum agrees" if right else f"WRONG: sha256sum says {theirs}"
+        return Stop(f"{HASH} of {name}", place, result, checked, right)
 
     def _encrypted(
         self, name: str, path: Path, place: str, result: dict[str, Any], sink: Path
     ) -> Stop:
         plain = self._fresh("plain")
         secret = ["-K", self.key.hex(), "-iv", self.iv.hex()]
-        _tool("openssl", "enc", "-d", "-aes-256-cbc", *secret, "-in", str(sink), "-out", str(plain))
-        right = _same(plain, path)
+        tool("openssl", "enc", "-d", "-aes-256-cbc", *secret, "-in", str(sink), "-out", str(plain))
+        right = same(plain, path)
         plain.unlink()
         sink.unlink()
-        answer = "openssl decrypts it" if right else "WRONG: openssl decrypts something else"
-        return Stop(f"{CIPHER} of {name}", place, result, answer, right)
+        checked = "openssl decrypts it" if right else "WRONG: openssl decrypts something else"
+        return Stop(f"{CIPHER} of {name}", place, result, checked, right)
 
     def _asked(self, algorithm: str, **more: Any) -> dict[str, Any]:
         asked: dict[str, Any] = {"algorithm": algorithm, "options": {}, **more}
@@ -216,13 +207,24 @@ class Tour:
         return result
 
     def _job(self, asked: dict[str, Any], passed: list[int]) -> dict[str, Any]:
-        answer = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "cryptofd.cli.tour_job", json.dumps(asked)],
             pass_fds=passed,
             capture_output=True,
             check=False,
         )
-        return _answer(answer.stdout, answer.returncode, answer.stderr)
+        return answer(done.stdout, done.returncode, done.stderr)
+
+    def _brokered(self, inputs: Sequence[tuple[str, Path]]) -> Iterator[Stop]:
+        """With a key of a broker's, which the program that encrypts never has."""
+        import importlib.util
+
+        if importlib.util.find_spec("asyncvarlink") is None:
+            say("no broker on this tour: pip install 'cryptofd[broker]'")
+            return
+        from cryptofd.cli.tour_broker import stops
+
+        yield from stops(self.home, inputs)
 
     def _in_lab(self, name: str, path: Path, kernel: str) -> Iterator[Stop]:
         """The same inside a kernel whose hardware is a virtio-crypto device."""
@@ -277,7 +279,7 @@ class Tour:
             code = machine.wait(600)
             found = machine.results
             results = {
-                job: _answer(_bytes(found / f"{job}.result"), code, output.getvalue())
+                job: answer(_bytes(found / f"{job}.result"), code, output.getvalue())
                 for job in jobs
             }
             shutil.copyfile(found / "out", sink)
@@ -296,39 +298,3 @@ def _files(directory: Path) -> list[Path]:
 
 def _bytes(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
-
-
-def _answer(output: bytes, code: int, said: bytes) -> dict[str, Any]:
-    """What a job printed."""
-    try:
-        result: dict[str, Any] = json.loads(output)
-    except json.JSONDecodeError:
-        from cryptofd.errors import CryptoFDError
-
-        lines = said.decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
-        raise CryptoFDError(errno.EIO, f"the job failed: {lines[-1]}") from None
-    return result
-
-
-def _tool(*command: str) -> str:
-    """The output of a program that checks."""
-    try:
-        done = subprocess.run(command, capture_output=True, check=True)
-    except FileNotFoundError:
-        from cryptofd.errors import CryptoFDError
-
-        raise CryptoFDError(
-            errno.ENOENT, f"{command[0]} is needed to check: apt install coreutils openssl"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        from cryptofd.errors import CryptoFDError
-
-        lines = error.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise CryptoFDError(errno.EBADMSG, f"{command[0]} {command[1]}: {lines[0]}") from None
-    return done.stdout.decode(errors="replace")
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same, by sha256sum."""
-    digests = {_tool("sha256sum", "-b", str(path)).split()[0].lstrip("\\") for path in (one, other)}
-    return len(digests) == 1
