@@ -1,8 +1,8 @@
 //! Locked memory for secrets: mapped apart, never swapped or dumped, wiped when freed.
 //!
 //! Regions of 64 KiB between two guard pages, locked (mlock) and left out of core dumps
-//! (MADV_DONTDUMP), cut page by page into slots of a few sizes. A free slot is zero but for the link
-//! to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so; in a process
+//! (MADV_DONTDUMP), cut page by page, or a few pages at once, into slots of a few sizes. A free slot is
+//! zero but for the link to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so; in a process
 //! that is `strict()`, there is none then: ENOMEM.
 //!
 //! fork(): the child gets the slots with their contents. Locks on memory are not inherited, so the
@@ -11,6 +11,7 @@
 
 use crate::error::{Error, Kind, Result};
 use std::cell::UnsafeCell;
+use std::ffi::{c_char, c_int, c_void};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::{NonNull, null_mut};
@@ -20,7 +21,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const PAGE: usize = 4096;
 const REGION: usize = 64 * 1024;
 /// Slots' sizes: multiples of 64 bytes, the largest alignment that is served, but for the first.
-const CLASSES: [usize; 11] = [32, 64, 128, 256, 384, 512, 640, 1024, 1280, 2048, 4096];
+const CLASSES: [usize; 13] = [
+    32,
+    64,
+    128,
+    256,
+    384,
+    512,
+    640,
+    1024,
+    1280,
+    2048,
+    PAGE,
+    2 * PAGE,
+    4 * PAGE,
+];
+/// The class of a page.
+const OF_A_PAGE: usize = 10;
 const ALIGN: usize = 64;
 
 /// Bytes of the arena that could not be locked.
@@ -33,6 +50,11 @@ static STRICT: AtomicBool = AtomicBool::new(false);
 /// RLIMIT_MEMLOCK allows unwinds to `bounded`.
 pub fn strict() {
     STRICT.store(true, Ordering::Relaxed);
+}
+
+/// Whether `strict()` was called.
+pub fn is_strict() -> bool {
+    STRICT.load(Ordering::Relaxed)
 }
 
 /// What unwinds from an arena that is strict and full.
@@ -246,21 +268,28 @@ fn whole_pages(size: usize) -> usize {
         .unwrap_or_else(|| out_of_memory(size))
 }
 
-/// Zeroed memory of at least `size` bytes.
-fn take(size: usize) -> NonNull<u8> {
+/// Zeroed memory of at least `size` bytes. `None`: it cannot be locked, and must be.
+fn try_take(size: usize) -> Option<NonNull<u8>> {
     let pointer = ARENA.with(|state| {
         let Some(class) = class(size) else {
             return map(state, whole_pages(size)).map(|start| start as *mut u8);
         };
         if state.free[class].is_null() {
-            if state.next == state.end {
+            let length = CLASSES[class].next_multiple_of(PAGE);
+            if state.end - state.next < length {
+                // What is left of the region is for whoever needs a page.
+                for page in (state.next..state.end).step_by(PAGE) {
+                    // SAFETY: a page of ours that nobody uses.
+                    unsafe { link(state, OF_A_PAGE, page as *mut u8) };
+                }
+                state.next = state.end;
                 state.next = map(state, REGION)?;
                 state.end = state.next + REGION;
             }
             let page = state.next;
-            state.next += PAGE;
-            for slot in (0..PAGE / CLASSES[class]).rev() {
-                // SAFETY: the slot lies in a page of ours that nobody uses.
+            state.next += length;
+            for slot in (0..length / CLASSES[class]).rev() {
+                // SAFETY: the slot lies in pages of ours that nobody uses.
                 unsafe { link(state, class, (page + slot * CLASSES[class]) as *mut u8) };
             }
         }
@@ -272,12 +301,13 @@ fn take(size: usize) -> NonNull<u8> {
         }
         Some(slot)
     });
-    // Unwinds only after the arena's lock is free again.
-    let Some(pointer) = pointer else {
-        resume_unwind(Box::new(Full(size)));
-    };
     // SAFETY: neither a mapping nor a slot is null.
-    unsafe { NonNull::new_unchecked(pointer) }
+    pointer.map(|pointer| unsafe { NonNull::new_unchecked(pointer) })
+}
+
+/// Zeroed memory of at least `size` bytes; unwinds to `bounded` if there is none that is locked.
+fn take(size: usize) -> NonNull<u8> {
+    try_take(size).unwrap_or_else(|| resume_unwind(Box::new(Full(size))))
 }
 
 /// Puts a slot of zeros on its list.
@@ -302,6 +332,61 @@ unsafe fn give_back(pointer: NonNull<u8>, size: usize) {
         Some(class) => unsafe { link(state, class, pointer.as_ptr()) },
         None => unmap(state, pointer.as_ptr() as usize),
     });
+}
+
+/// What stands before the memory of a C library: how much it is. The library's memory is aligned as
+/// malloc's.
+const HEAD: usize = 16;
+
+/// malloc(3) in the arena, for a library that lets its own be replaced. NULL past RLIMIT_MEMLOCK.
+pub extern "C" fn c_malloc(size: usize, _: *const c_char, _: c_int) -> *mut c_void {
+    let Some(whole) = size.checked_add(HEAD) else {
+        return null_mut();
+    };
+    let Some(place) = try_take(whole) else {
+        return null_mut();
+    };
+    // SAFETY: there is room for the head, and every slot and mapping is aligned for it.
+    unsafe {
+        place.cast::<usize>().write(size);
+        place.add(HEAD).as_ptr().cast()
+    }
+}
+
+/// realloc(3) of such memory.
+///
+/// # Safety
+/// `old` is null, or came from `c_malloc` or from here and was not freed.
+pub unsafe extern "C" fn c_realloc(
+    old: *mut c_void,
+    size: usize,
+    file: *const c_char,
+    line: c_int,
+) -> *mut c_void {
+    let new = c_malloc(size, file, line);
+    if !old.is_null() && !new.is_null() {
+        // SAFETY: ours by the caller's word: its size stands before it, and both have so many bytes.
+        unsafe {
+            let before = old.cast::<u8>().sub(HEAD).cast::<usize>().read();
+            std::ptr::copy_nonoverlapping(old.cast::<u8>(), new.cast(), before.min(size));
+            c_free(old, file, line);
+        }
+    }
+    new
+}
+
+/// free(3) of such memory; it is wiped.
+///
+/// # Safety
+/// As of `c_realloc`.
+pub unsafe extern "C" fn c_free(old: *mut c_void, _: *const c_char, _: c_int) {
+    // SAFETY: ours by the caller's word: the head, and its size in it, stand before it.
+    unsafe {
+        if let Some(place) = NonNull::new(old.cast::<u8>()) {
+            let place = place.sub(HEAD);
+            give_back(place, place.cast::<usize>().read() + HEAD);
+        }
+    }
 }
 
 /// Bytes in the arena.
@@ -509,9 +594,9 @@ mod tests {
                 assert!(flags.contains(&"lo".to_owned()), "{size}: {flags:?}");
             }
         }
-        let secret = Secret::new(&[1; 5000]);
+        let secret = Secret::new(&[1; 40_000]);
         let address = secret.expose().as_ptr() as usize;
-        for guard in [address - 1, address + 2 * PAGE] {
+        for guard in [address - 1, address + 10 * PAGE] {
             let flags = flags(guard);
             assert!(!flags.contains(&"rd".to_owned()), "{flags:?}");
         }
@@ -533,6 +618,36 @@ mod tests {
                 assert!(bytes.iter().all(|b| *b == number as u8 ^ round));
             }
         }
+    }
+
+    #[test]
+    fn a_c_librarys_memory_is_here_and_gone_when_freed() {
+        let answer = in_child(|| {
+            let (file, line) = (std::ptr::null(), 0);
+            let mut right = true;
+            for size in [0, 1, 16, 17, 600, 4080, 4081, 9000, 20_000] {
+                let memory = c_malloc(size, file, line).cast::<u8>();
+                // SAFETY: so many bytes are ours.
+                unsafe { memory.write_bytes(0xa5, size) };
+                // SAFETY: it came from c_malloc.
+                let grown = unsafe { c_realloc(memory.cast(), 2 * size, file, line) };
+                // SAFETY: it has twice as many bytes, of which the first were copied.
+                let kept = unsafe { std::slice::from_raw_parts(grown.cast::<u8>(), size) };
+                right &= kept.iter().all(|b| *b == 0xa5) && grown as usize % 16 == 0;
+                right &= flags(grown as usize).contains(&"dd".to_owned());
+                // SAFETY: it came from c_realloc.
+                unsafe { c_free(grown, file, line) };
+                if 2 * size + HEAD <= 4 * PAGE {
+                    right &= self::memory(grown as usize, 2 * size)
+                        .iter()
+                        .all(|b| *b == 0);
+                }
+            }
+            // SAFETY: null is nothing.
+            unsafe { c_free(null_mut(), file, line) };
+            vec![right.into()]
+        });
+        assert_eq!(answer, Some(vec![1]));
     }
 
     #[test]

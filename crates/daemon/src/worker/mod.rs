@@ -13,7 +13,7 @@ use crate::arguments::Arguments;
 use crate::packet::{self, Incoming, Packet, answer, pack, receive};
 use crate::sys::{self, Mapping};
 use cryptofd_core::engines;
-use cryptofd_core::engines::software::random;
+use cryptofd_core::engines::software::{self, random};
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::preferences;
 use cryptofd_core::secret::Secret;
@@ -103,6 +103,9 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         None => None,
     };
     arguments.finish()?;
+    if !software::allocate_in_arena() {
+        return Err(Error::invalid("the worker's library allocates elsewhere"));
+    }
     confine::begin(user)?;
     arena::strict();
     // What opens files comes before the filter: preferences, engines, sources of entropy. A policy that

@@ -52,6 +52,12 @@ impl Engine for Software {
     }
 }
 
+/// All that AWS-LC allocates in this process is in the arena. Only in a process of our own, and first of
+/// all: false if it is too late.
+pub fn allocate_in_arena() -> bool {
+    ffi::allocate_in_arena()
+}
+
 /// Fills `out` from AWS-LC's DRBG, which notices forks and snapshots of virtual machines.
 pub fn random(out: &mut [u8]) -> Result<()> {
     crate::engine::Random::fill(&ffi::random::Drbg, out)

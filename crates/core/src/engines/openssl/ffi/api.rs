@@ -34,6 +34,11 @@ pub struct OSSL_PARAM {
 /// OSSL_CALLBACK of openssl/core.h.
 pub type OSSL_CALLBACK = unsafe extern "C" fn(*const OSSL_PARAM, *mut c_void) -> c_int;
 
+/// The functions of CRYPTO_set_mem_functions(3).
+pub type Malloc = extern "C" fn(usize, *const c_char, c_int) -> *mut c_void;
+pub type Realloc = unsafe extern "C" fn(*mut c_void, usize, *const c_char, c_int) -> *mut c_void;
+pub type Free = unsafe extern "C" fn(*mut c_void, *const c_char, c_int);
+
 macro_rules! functions {
     ($($name:ident($($argument:ty),*) $(-> $result:ty)?;)*) => {
         /// The functions, by their own names.
@@ -60,6 +65,7 @@ functions! {
     OpenSSL_version(c_int) -> *const c_char;
     OPENSSL_info(c_int) -> *const c_char;
     OPENSSL_init_crypto(u64, *const c_void) -> c_int;
+    CRYPTO_set_mem_functions(Malloc, Realloc, Free) -> c_int;
     ERR_set_mark() -> c_int;
     ERR_pop_to_mark() -> c_int;
     ERR_peek_error() -> c_ulong;

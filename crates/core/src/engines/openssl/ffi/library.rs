@@ -8,6 +8,7 @@ use super::api::{
 };
 use super::params;
 use crate::error::{Error, Result};
+use crate::sys::arena;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_ulong, c_void};
 use std::io::Write;
@@ -49,6 +50,18 @@ impl Library {
             return Err(format!(
                 "OpenSSL {major} is too old: 3.0 or later is needed"
             ));
+        }
+        // Where no secret may be in memory that is not locked, its keys must not either. Nobody else uses
+        // the library in such a process.
+        // SAFETY: three functions that do what malloc(3), realloc(3) and free(3) do.
+        let elsewhere = arena::is_strict()
+            && unsafe {
+                (api.CRYPTO_set_mem_functions)(arena::c_malloc, arena::c_realloc, arena::c_free)
+            } != 1;
+        if elsewhere {
+            return Err(
+                "libcrypto allocates by itself already, in memory that is not locked".into(),
+            );
         }
         // If nobody in this process has used libcrypto yet, no clean-up at exit is registered: a thread of
         // ours may still compute then. OPENSSL_INIT_NO_LOAD_CONFIG is not set: it would keep the program

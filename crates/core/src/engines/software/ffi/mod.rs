@@ -11,7 +11,7 @@ pub mod random;
 pub mod wrap;
 
 use crate::error::{Error, Result};
-use crate::sys::arena::ArenaBox;
+use crate::sys::arena::{self, ArenaBox};
 use aws_lc_sys as c;
 use std::ffi::CStr;
 
@@ -20,6 +20,21 @@ pub fn version() -> String {
     // SAFETY: returns a static string.
     let text = unsafe { CStr::from_ptr(c::OpenSSL_version(0)) };
     text.to_string_lossy().into_owned()
+}
+
+/// From now on all that AWS-LC allocates is in the arena: keys that it expands are locked, not dumped, and
+/// wiped. False: it has allocated something by itself, or was told so before.
+///
+/// Only before its first use, in a process of our own: what was allocated before would be freed wrongly.
+pub fn allocate_in_arena() -> bool {
+    // SAFETY: three functions that do what malloc(3), realloc(3) and free(3) do.
+    unsafe {
+        c::CRYPTO_set_mem_functions(
+            Some(arena::c_malloc),
+            Some(arena::c_realloc),
+            Some(arena::c_free),
+        ) == 1
+    }
 }
 
 /// What AWS-LC could not do though its input was valid: memory is short, or it is broken.
