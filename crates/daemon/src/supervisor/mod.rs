@@ -143,6 +143,8 @@ struct Supervisor {
 
 /// Runs until it is told to end.
 pub fn run(arguments: &mut Arguments) -> Result<()> {
+    // It holds the descriptor of the key-encryption key: who runs as the same user does not get it from here.
+    sys::hide().map_err(system("hiding the supervisor's memory"))?;
     if let Some(number) = arguments.optional("state")? {
         arguments.finish()?;
         return Supervisor::restored(number as i32)?.serve();
