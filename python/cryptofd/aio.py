@@ -180,6 +180,10 @@ class AsyncCryptoFD:
         """Hash, MAC: takes more data."""
         await self._call("update", data)
 
+    async def update_key(self) -> None:
+        """A hash on a key of the broker's (usage digest): takes in the key."""
+        await self._call("hash_key")
+
     async def digest(self, length: int | None = None) -> bytes:
         """Hash, MAC: the digest of what was taken so far."""
         return await self._call("peek", length=length)

@@ -84,6 +84,7 @@ pub enum Op {
     Agree = 43,
     Encapsulate = 44,
     Decapsulate = 45,
+    HashKey = 46,
     StreamBegin = 48,
     StreamUpdate = 49,
     StreamFinish = 50,
@@ -100,7 +101,7 @@ struct Takes {
 
 impl Op {
     /// Every op with the name that interface/record.toml gives it.
-    pub const ALL: [(Op, &'static str); 29] = [
+    pub const ALL: [(Op, &'static str); 30] = [
         (Op::Info, "INFO"),
         (Op::Clone, "CLONE"),
         (Op::Cancel, "CANCEL"),
@@ -127,6 +128,7 @@ impl Op {
         (Op::Agree, "AGREE"),
         (Op::Encapsulate, "ENCAPSULATE"),
         (Op::Decapsulate, "DECAPSULATE"),
+        (Op::HashKey, "HASH_KEY"),
         (Op::StreamBegin, "STREAM_BEGIN"),
         (Op::StreamUpdate, "STREAM_UPDATE"),
         (Op::StreamFinish, "STREAM_FINISH"),

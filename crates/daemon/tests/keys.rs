@@ -244,6 +244,13 @@ fn foreign_formats_take_their_attributes_from_the_template() {
         worker,
         "hmac(sha256)",
         &["sign"],
+        json!({"bits": 256, "exportable": true, "wrappable": true}),
+    )
+    .unwrap();
+    let kept = make(
+        worker,
+        "hmac(sha256)",
+        &["sign"],
         json!({"exportable": true}),
     )
     .unwrap();
@@ -252,6 +259,7 @@ fn foreign_formats_take_their_attributes_from_the_template() {
         let with = json!({"wrap_template": template});
         let kek = make(worker, algorithm, &["wrap", "unwrap"], with).unwrap();
         let wrapped = wrap(worker, &free, &kek, format).unwrap();
+        assert_eq!(errno(wrap(worker, &kept, &kek, format)), libc::EPERM);
         let wanted = json!({"id": "e".repeat(32), "owner": DOMAIN});
         let back = unwrap(worker, wanted.clone(), &wrapped, &kek, format).unwrap();
         assert_eq!(back["attributes"]["usage"], json!(["verify"]));
@@ -279,7 +287,7 @@ fn what_is_derived_is_a_key_and_follows_the_template() {
     let mut daemon = Daemon::start();
     let (mut worker, _) = daemon.worker(DOMAIN);
     let worker = &mut worker;
-    let template = json!({"algorithm": "gcm(aes)", "usage": ["decrypt", "encrypt"]});
+    let template = json!({"algorithm": "gcm(aes)", "bits": 256, "usage": ["decrypt", "encrypt"]});
     let with = json!({"derive_template": template});
     let base = make(worker, "hkdf(sha256)", &["derive"], with.clone()).unwrap();
     let derive = |worker: &mut Channel, base: &Made, wanted: Value, bits: u64| {
@@ -298,7 +306,11 @@ fn what_is_derived_is_a_key_and_follows_the_template() {
         two["attributes"]["fingerprint"]
     );
     assert_eq!(one["attributes"]["origin"], json!("derived"));
-    // The attacks: a short key, another algorithm, more rights, more freedom, bytes.
+    // The attacks: a shorter key, another algorithm, more rights, more freedom, bytes.
+    assert_eq!(
+        errno(derive(worker, &base, wanted.clone(), 128)),
+        libc::EPERM
+    );
     assert_eq!(
         errno(derive(worker, &base, wanted.clone(), 64)),
         libc::EPERM

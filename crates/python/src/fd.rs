@@ -899,6 +899,17 @@ impl CryptoFD {
         }
     }
 
+    /// A hash on a key of the broker's (usage digest): takes in the key, as update() takes bytes.
+    fn update_key(&self, python: Python<'_>) -> PyResult<()> {
+        match self.call(python, &Record::new(Op::HashKey))? {
+            Some(_) => Ok(()),
+            None => Err(Raise(Error::unsupported(
+                "update_key() is for a hash on a key of the broker's, which is opened with key=",
+            ))
+            .into()),
+        }
+    }
+
     /// Hash, MAC: the digest of what was taken so far; more may be taken afterwards. `length` for shake.
     #[pyo3(signature = (length=None))]
     fn digest<'py>(

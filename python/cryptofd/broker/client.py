@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from cryptofd._core import BrokerClient
 from cryptofd.description import FromJSON
 from cryptofd.errors import CryptoFDError
+from cryptofd.pem import der
 
 __all__ = ["AuditEntry", "Connection", "Key", "Keys", "Rule", "Session", "connect"]
 
@@ -162,9 +163,9 @@ class Keys:
         wrap_template: Mapping[str, Any] | None = None,
         derive_template: Mapping[str, Any] | None = None,
     ) -> Key:
-        """A key that this program holds (of a pair: PKCS#8, or the public half's SPKI, in DER). It
-        goes to a worker through a pipe; the broker does not see it."""
-        reading = BrokerClient.pipe(key)
+        """A key that this program holds (of a pair: PKCS#8, or the public half's SPKI; in DER or
+        PEM). It goes to a worker through a pipe; the broker does not see it."""
+        reading = BrokerClient.pipe(der(key))
         try:
             return self._key(
                 "ImportKey", [reading], label=label, algorithm=algorithm, fd=0,

@@ -190,7 +190,9 @@ class Keys:
                 token=_worker_token(owner, asked.get("token")),
                 attributes=without_unknown(attributes),
             )
-            stored = _made(answer, attributes, asked.get("token"))
+            # What is imported may be the public half alone.
+            half = frozenset({"type"}) if fd is not None and attributes["type"] == "pair" else ()
+            stored = _made(answer, attributes, asked.get("token"), frozenset(half))
             # An imported key has the size that it has: judged when it is known.
             self.policy.require(caller.peer, algorithm=algorithm, bits=stored.attributes["bits"])
             return self._keep(caller, op, stored)
@@ -432,6 +434,7 @@ class Keys:
             origin="derived",
             exportable=exportable,
             wrappable=bool(source.attributes["wrappable"]),
+            expires=source.attributes["expires"],
         )
         self.policy.require(caller.peer, algorithm=template["algorithm"], bits=template["bits"])
         more: dict[str, Any] = {
@@ -859,6 +862,8 @@ def _made(
     public = None
     if answer.fields.get("public") is not None:
         public = _bytes(answer, "public")
-    if got["type"] == "pair" and public is None:
+    if got["type"] not in ("secret", "pair", "public"):
+        raise refusal(errno.EIO, "the worker's key is of no type")
+    if (got["type"] == "secret") != (public is None):
         raise refusal(errno.EIO, "the worker made a pair without its public key")
     return Stored(got["id"], got, _bytes(answer, "blob"), public, token=token)

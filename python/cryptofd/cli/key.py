@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     made[0].add_argument("--bits", type=int, metavar="N", help="default: the algorithm's best")
     made[1].add_argument(
         "--from", dest="source", required=True, metavar="KEY",
-        help="file:PATH, env:NAME or fd:N; of a pair: PKCS#8 or SubjectPublicKeyInfo, in DER",
+        help="file:PATH, env:NAME or fd:N; of a pair: PKCS#8 or SubjectPublicKeyInfo, DER or PEM",
     )  # fmt: skip
     export = verb("export", "the bytes of an exportable key, into a file that only you can read")
     export.add_argument("-o", "--output", required=True, metavar="FILE")

@@ -7,6 +7,7 @@ mod work;
 
 use crate::error::Result;
 use crate::record::{self, Incoming};
+use crate::secret::Secret;
 use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
 use serde_json::{Value, json};
@@ -39,6 +40,9 @@ pub trait Keeper: Send + Sync {
 
     /// Whether `request` may be done now. EPERM names the usage that is missing.
     fn allow(&self, request: &Incoming<'_>) -> Result<()>;
+
+    /// What HASH_KEY takes in: a key that may be hashed, on a session of a hash.
+    fn input(&self) -> Option<&Secret>;
 
     /// The version of the key, with which SEAL begins.
     fn version(&self) -> u8;

@@ -119,6 +119,18 @@ impl State {
                 self.hasher()?.update(Input::from(data))?;
                 room(0)?
             }
+            Op::HashKey => {
+                let keeper = self.keeper().cloned();
+                let key = keeper.as_ref().and_then(|keeper| keeper.input());
+                let key = key.ok_or_else(|| {
+                    Error::unsupported(
+                        "HASH_KEY: this session has no key for the hash to take in; a brokered one on a \
+                         hash and a key with usage digest has",
+                    )
+                })?;
+                self.hasher()?.update(Input::from(key.expose()))?;
+                room(0)?
+            }
             Op::Finish | Op::Peek => {
                 let mut result = room(self.digest_length(request)?)?;
                 let out = &mut result[record::HEADER..];

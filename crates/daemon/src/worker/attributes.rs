@@ -20,6 +20,8 @@ pub const USAGES: [&str; 12] = [
     "verify",
     "wrap",
 ];
+/// What takes the private half of a pair.
+const PRIVATE: [&str; 6] = ["decrypt", "derive", "raw", "sign", "sign-digest", "unwrap"];
 /// Most bytes of a text.
 const TEXT: usize = 256;
 /// Attributes that may be changed after a key was made.
@@ -123,8 +125,9 @@ impl Attributes {
     }
 
     /// Bits of security that the key gives or needs, for the rule that none is wrapped by a weaker one.
-    pub fn strength(&self) -> u64 {
-        self.number("bits").unwrap_or(0).min(256)
+    pub fn strength(&self) -> Result<u32> {
+        let bits = usize::try_from(self.number("bits").unwrap_or(0)).unwrap_or(usize::MAX);
+        Ok(self.algorithm()?.strength_of(bits))
     }
 
     /// What must hold of a new key, whoever asks for it.
@@ -140,6 +143,24 @@ impl Attributes {
             return Err(invalid(
                 "a wrapping key does nothing else: wrap and unwrap, or the others",
             ));
+        }
+        if self.text("type") == Some("public") {
+            // Who encapsulates to a public key may have the secret.
+            let private = |u: &&str| match *u {
+                "derive-bytes" => !algorithm.does("encapsulate"),
+                u => PRIVATE.contains(&u),
+            };
+            if let Some(private) = self.usage().find(private) {
+                return Err(invalid(format!(
+                    "this is a public key: usage {private} takes the private one"
+                )));
+            }
+        }
+        if algorithm.kind == Kind::Pair && self.allows("digest") {
+            return Err(invalid("a hash takes in secret keys, not pairs"));
+        }
+        if self.allows("raw") && !(self.allows("sign") && self.allows("decrypt")) {
+            return Err(invalid("raw needs sign and decrypt: it is both"));
         }
         let both = self.allows("encrypt") && self.allows("decrypt");
         if self.allows("caller-iv") && !both {

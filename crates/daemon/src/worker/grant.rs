@@ -8,6 +8,7 @@ use crate::sys;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::record::{Incoming, Op};
+use cryptofd_core::secret::Secret;
 use cryptofd_core::serve::Keeper;
 use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
@@ -44,6 +45,11 @@ pub fn need(op: Op, direction: Option<Direction>, algorithm: &Algorithm) -> Need
         Op::Decrypt => crypt(Direction::Decrypt),
         Op::Seal => Need::All(&["encrypt"]),
         Op::Unseal => Need::All(&["decrypt"]),
+        // A hash that takes a key in gives away what the key's right says, and nothing before it.
+        Op::HashKey => Need::All(&["digest"]),
+        Op::Digest | Op::Finish | Op::Peek | Op::Update if hash(algorithm) => {
+            Need::All(&["digest"])
+        }
         Op::Digest | Op::Finish | Op::Peek => Need::All(&["sign"]),
         Op::Verify => Need::All(&["verify"]),
         Op::Update => Need::Any(&["sign", "verify"]),
@@ -63,8 +69,15 @@ pub fn need(op: Op, direction: Option<Direction>, algorithm: &Algorithm) -> Need
     }
 }
 
+fn hash(algorithm: &Algorithm) -> bool {
+    matches!(algorithm.kind, Kind::Hash | Kind::Xof)
+}
+
 /// Whether `op` is one use of the key; what goes on with one is not another.
-fn uses(op: Op) -> bool {
+fn uses(op: Op, algorithm: &Algorithm) -> bool {
+    if hash(algorithm) {
+        return op == Op::HashKey;
+    }
     !matches!(
         op,
         Op::Info
@@ -89,6 +102,8 @@ pub struct Grant {
     pub key: Option<Attributes>,
     /// The key's usage, narrowed by the broker.
     pub usage: BTreeSet<String>,
+    /// What HASH_KEY takes in, where the session is a hash's.
+    pub input: Option<Secret>,
     /// Older versions of the key, which only unseal.
     pub older: BTreeMap<u8, (Attributes, Arc<Session>)>,
     pub lease: Option<Arc<Lease>>,
@@ -140,7 +155,11 @@ impl Grant {
             return Ok(());
         };
         let limited = key.number("uses").is_some();
-        if if limited { uses(op) } else { op == Op::Seal } {
+        if if limited {
+            uses(op, self.algorithm)
+        } else {
+            op == Op::Seal
+        } {
             lease.take(&self.leases)?;
         }
         if op == Op::Seal {
@@ -159,6 +178,10 @@ impl Keeper for Grant {
         let params = &request.params;
         self.check(request.op, params.direction, params.scheme)
             .inspect_err(|error| self.upstream.refused(self.sid, request.op.name(), error))
+    }
+
+    fn input(&self) -> Option<&Secret> {
+        self.input.as_ref()
     }
 
     fn version(&self) -> u8 {
@@ -235,6 +258,9 @@ mod tests {
                 Need::All(&["caller-iv", "encrypt", "decrypt"]),
             ),
             ("gcm(aes)", Op::Decrypt, None, Need::All(&["decrypt"])),
+            ("sha256", Op::HashKey, None, Need::All(&["digest"])),
+            ("sha256", Op::Update, None, Need::All(&["digest"])),
+            ("shake128", Op::Finish, None, Need::All(&["digest"])),
             ("rsa", Op::Sign, None, Need::All(&["sign"])),
             ("rsa", Op::SignDigest, None, Need::All(&["sign-digest"])),
             ("rsa", Op::VerifyDigest, None, Need::All(&["verify"])),

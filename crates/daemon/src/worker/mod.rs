@@ -3,11 +3,13 @@
 mod attributes;
 mod confine;
 mod create;
+mod derive;
 mod grant;
 pub mod keys;
 mod lease;
 mod sessions;
 mod upstream;
+mod wrapping;
 
 use crate::arguments::Arguments;
 use crate::packet::{self, Incoming, Packet, answer, pack, receive};

@@ -118,11 +118,14 @@ impl Sessions {
         let mut key = None;
         let mut lease = None;
         let mut older = BTreeMap::new();
+        let mut input = None;
         if keyed {
             let attributes = Attributes::parse(packet::object(recipe, "key")?)?;
             let wrapper = wrapper.ok_or_else(no_wrapper)?;
             let own = attributes.algorithm()?;
-            if own.name != algorithm.name {
+            let hashed = matches!(algorithm.kind, table::Kind::Hash | table::Kind::Xof);
+            let taken_in = own.name != algorithm.name && hashed && attributes.allows("digest");
+            if own.name != algorithm.name && !taken_in {
                 return Err(Error::refused(format!(
                     "{} is a key of {}: it does not serve {}",
                     attributes.name(),
@@ -131,7 +134,7 @@ impl Sessions {
                 )));
             }
             attributes.check_expiry()?;
-            if let Some(tag) = attributes.number("tag_size") {
+            if let (Some(tag), false) = (attributes.number("tag_size"), taken_in) {
                 let wanted = request.parameters.tag_size;
                 if wanted.is_some_and(|wanted| wanted as u64 != tag) {
                     return Err(Error::refused(format!(
@@ -144,11 +147,19 @@ impl Sessions {
             usage = attributes
                 .usage()
                 .filter(|u| narrowed.as_ref().is_none_or(|n| n.contains(*u)))
+                .filter(|u| !taken_in || *u == "digest")
                 .map(str::to_owned)
                 .collect();
             let blob = packet::needed(recipe, "blob")?;
-            request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
-            for entry in list(recipe, "older")? {
+            let secret = wrapper.unwrap(&attributes, &blob)?;
+            if taken_in {
+                input = Some(secret);
+            } else {
+                request.key = Key::Bytes(secret);
+            }
+            // What UNSEAL asks for: nothing else says which version it is of.
+            let sealed = algorithm.kind == table::Kind::Aead && !taken_in;
+            for entry in list(recipe, "older")?.into_iter().filter(|_| sealed) {
                 let attributes = Attributes::parse(packet::object(entry, "key")?)?;
                 if attributes.algorithm()?.name != algorithm.name {
                     continue;
@@ -185,6 +196,7 @@ impl Sessions {
             algorithm,
             key,
             usage,
+            input,
             older,
             lease,
             leases: self.leases.clone(),
