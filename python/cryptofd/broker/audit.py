@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import cryptofd
+from cryptofd._core import HashFactory
 from cryptofd.broker.refusal import refusal
 
 _NEXT = b"cryptofd audit next"
 _STATE = 8 + 32 + 32
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 #: Bytes of a line.
 _LONGEST = 16384
 #: Bytes of the lines of one answer.
@@ -34,13 +35,8 @@ _START = bytes(32)
 
 def _step(key: bytes, mac: bytes, line: bytes) -> tuple[bytes, bytes]:
     """The MAC of a line, and the key after it."""
-    with cryptofd.open("hmac(sha256)", key=key) as session:
-        session.update(mac)
-        session.update(line)
-        made = session.digest()
-        session.reset()
-        session.update(_NEXT)
-        return made, session.digest()
+    made = HashFactory("hmac(sha256)", key)
+    return made.digest(mac + line), made.digest(_NEXT)
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Audit:
     def write(self, event: str, **what: Any) -> None:
         """Append a line. OSError if it did not reach the file: then do not do what it says."""
         entry = {"n": self._number + 1, "t": round(time.time(), 3), "event": event, **what}
-        text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
+        text = _ENCODER.encode(entry)
         # A lone surrogate, which UTF-8 does not have, becomes JSON's own escape.
         line = text.encode("utf-8", "backslashreplace")
         if len(line) > _LONGEST:

@@ -101,13 +101,36 @@ class Backend:
 
     async def session(self, domain: str, recipe: dict[str, Any]) -> tuple[int, int]:
         """A session in ``domain``: its number and the client's end."""
-        answer = await self._supervisor.call("session", domain=domain, recipe=recipe)
-        fds = answer.take(1)
-        try:
-            return answer.integer("sid"), fds[0]
-        except BaseException:
-            os.close(fds[0])
-            raise
+        return _session(await self._supervisor.call("session", domain=domain, recipe=recipe))
+
+    def begin_session(
+        self,
+        domain: str,
+        recipe: dict[str, Any],
+        then: Callable[[tuple[int, int] | OSError], None],
+    ) -> None:
+        """As session(), without a task: ``then`` gets number and descriptor, or the error."""
+
+        def answered(outcome: Packet | OSError) -> None:
+            made: tuple[int, int] | OSError
+            try:
+                made = outcome if isinstance(outcome, OSError) else _session(outcome)
+            except OSError as error:
+                made = error
+            then(made)
+
+        self._supervisor.ask(answered, "session", domain=domain, recipe=recipe)
+
+    def tell_supervisor(self, op: str, **fields: Any) -> None:
+        """A request whose answer is only logged, if it is an error."""
+
+        def answered(outcome: Packet | OSError) -> None:
+            if isinstance(outcome, OSError):
+                _log.warning("%s: %s", op, outcome.strerror)
+            else:
+                outcome.close()
+
+        self._supervisor.ask(answered, op, **fields)
 
     async def ask_supervisor(self, op: str, fds: Sequence[int] = (), **fields: Any) -> Packet:
         """Any other request of the contract."""
@@ -211,6 +234,16 @@ class Backend:
         elif "id" in packet.fields:
             with contextlib.suppress(OSError):
                 link.channel.answer_error(packet, errno.EOPNOTSUPP, "no such request")
+
+
+def _session(answer: Packet) -> tuple[int, int]:
+    """The number and the client's end that the supervisor answered with."""
+    fds = answer.take(1)
+    try:
+        return answer.integer("sid"), fds[0]
+    except BaseException:
+        os.close(fds[0])
+        raise
 
 
 def to_base64(data: bytes) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import errno
 import fcntl
+import functools
 import json
 import os
 import socket
@@ -28,6 +29,12 @@ ATTACHED = 16 << 20
 #: Packets that wait for a peer that does not read.
 _WAITING = 4096
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+# Numbers: Python's flags cost more than the calls they are for.
+_SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_CUT = int(socket.MSG_CTRUNC) | int(socket.MSG_TRUNC)
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -87,7 +94,7 @@ class Packet:
 
 def encode(fields: dict[str, Any]) -> tuple[bytes, int | None]:
     """The packet's bytes, and a sealed memfd if the object does not fit."""
-    data = json.dumps(fields, separators=(",", ":")).encode()
+    data = _ENCODER.encode(fields).encode()
     if len(data) <= PACKET:
         return data, None
     if len(data) > ATTACHED:
@@ -103,7 +110,7 @@ def encode(fields: dict[str, Any]) -> tuple[bytes, int | None]:
         raise
     head: dict[str, Any] = {name: fields[name] for name in ("id", "op", "event") if name in fields}
     head |= {"body": "attached", "bytes": len(data)}
-    return json.dumps(head, separators=(",", ":")).encode(), memfd
+    return _ENCODER.encode(head).encode(), memfd
 
 
 def decode(data: bytes, fds: list[int]) -> Packet:
@@ -152,15 +159,14 @@ def _sealed(memfd: int) -> bytes:
 
 def receive(sock: socket.socket) -> Packet | None:
     """One packet; None at the end of the connection. BlockingIOError if there is none yet."""
-    space = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
-    data, ancillary, flags, _ = sock.recvmsg(PACKET, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(PACKET, _SPACE, _CLOEXEC)
     fds: list[int] = []
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers = array.array("i")
             numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
             fds.extend(numbers)
-    if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+    if flags & _CUT:
         for fd in fds:
             os.close(fd)
         raise Garbage("a packet that was cut: too long, or more descriptors than are free")
@@ -190,7 +196,7 @@ class Channel:
         self._lost = lost
         self._ids = 0
         self._writing = False
-        self._pending: dict[int, asyncio.Future[Packet]] = {}
+        self._pending: dict[int, Callable[[Packet | OSError], None]] = {}
         # Bytes, descriptors, and those of them that are ours to close.
         self._queue: collections.deque[tuple[bytes, list[int], list[int]]] = collections.deque()
         self._loop = asyncio.get_running_loop()
@@ -201,19 +207,34 @@ class Channel:
 
         Raises the peer's errno; ECONNRESET if the peer went before it answered.
         """
+        future: asyncio.Future[Packet] = self._loop.create_future()
+        number = self.ask(functools.partial(_settle, future), op, fds, **fields)
+        try:
+            return await future
+        finally:
+            self._pending.pop(number, None)
+
+    def ask(
+        self,
+        then: Callable[[Packet | OSError], None],
+        op: str,
+        fds: Sequence[int] = (),
+        /,
+        **fields: Any,
+    ) -> int:
+        """As call(), without a task: ``then`` gets the answer or its error. The request's id."""
         if self.closed:
             raise refusal(errno.ECONNRESET, f"{self.name} is gone")
         self._ids += 1
         number = self._ids
-        future: asyncio.Future[Packet] = self._loop.create_future()
-        self._pending[number] = future
+        self._pending[number] = then
         try:
             # Copies, because the packet may have to wait while the caller goes on.
             self._send({"id": number, "op": op, **fields}, [os.dup(fd) for fd in fds])
-            return await future
-        finally:
+        except BaseException:
             self._pending.pop(number, None)
-            future.cancel()
+            raise
+        return number
 
     def answer(self, request: Packet, **ok: Any) -> None:
         """Answer a request of the peer's."""
@@ -234,10 +255,9 @@ class Channel:
         while self._queue:
             for fd in self._queue.popleft()[2]:
                 os.close(fd)
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(refusal(errno.ECONNRESET, f"{self.name} went"))
-        self._pending.clear()
+        pending, self._pending = self._pending, {}
+        for then in pending.values():
+            then(refusal(errno.ECONNRESET, f"{self.name} went"))
         if self._lost is not None:
             self._loop.call_soon(self._lost, self)
 
@@ -265,9 +285,9 @@ class Channel:
             data, fds, owned = self._queue[0]
             try:
                 if fds:
-                    socket.send_fds(self._sock, [data], fds, socket.MSG_NOSIGNAL)
+                    socket.send_fds(self._sock, [data], fds, _NOSIGNAL)
                 else:
-                    self._sock.send(data, socket.MSG_NOSIGNAL)
+                    self._sock.send(data, _NOSIGNAL)
             except BlockingIOError:
                 if not self._writing:
                     self._writing = True
@@ -301,16 +321,27 @@ class Channel:
             else:
                 self._notice(packet)
             return
-        future = self._pending.get(number) if type(number) is int else None
-        if future is None or future.done():
+        then = self._pending.pop(number, None) if type(number) is int else None
+        if then is None:
             packet.close()
             return
         ok = packet.fields.get("ok")
         if isinstance(ok, dict):
-            future.set_result(Packet(ok, packet.fds))
+            then(Packet(ok, packet.fds))
             return
         packet.close()
-        future.set_exception(_error(packet.fields, self.name))
+        then(_error(packet.fields, self.name))
+
+
+def _settle(future: asyncio.Future[Packet], outcome: Packet | OSError) -> None:
+    """Hand the outcome to who waits for it, if anybody does still."""
+    if future.done():
+        if isinstance(outcome, Packet):
+            outcome.close()
+    elif isinstance(outcome, Packet):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
 
 
 def _error(fields: dict[str, Any], name: str) -> OSError:

@@ -164,6 +164,10 @@ class Parsed:
     rules: tuple[Rule, ...]
 
 
+#: Decisions that are remembered until the files change.
+_REMEMBERED = 4096
+
+
 class Broken(Exception):
     """A policy that cannot be used; the text says why."""
 
@@ -356,6 +360,9 @@ class Policy:
         self._parsed: tuple[Parsed, ...] = ()
         self._closed = False
         self._stamp: tuple[tuple[int, ...] | None, ...] | None = None
+        # What was decided since the files changed: most calls ask what was asked before.
+        self._allowed: set[tuple[Any, ...]] = set()
+        self._numbers: dict[Peer, Numbers] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -364,6 +371,8 @@ class Policy:
         if stamp == self._stamp:
             return
         self._stamp = stamp
+        self._allowed.clear()
+        self._numbers.clear()
         try:
             parsed = [one for path in self.sources if (one := read(path)) is not None]
             level = system_level()
@@ -400,11 +409,16 @@ class Policy:
 
     def numbers(self, peer: Peer) -> Numbers:
         """The limits of ``peer``: of each the smallest that a rule names."""
+        found = self._numbers.get(peer)
+        if found is not None:
+            return found
         said: dict[str, int] = {}
         for rule in self._rules(peer):
             for name, value in rule.numbers:
                 said[name] = min(said.get(name, value), value)
-        return replace(Numbers(), **said)
+        if len(self._numbers) >= _REMEMBERED:
+            self._numbers.clear()
+        return self._numbers.setdefault(peer, replace(Numbers(), **said))
 
     def narrowing(self, peer: Peer, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What a session must be opened with although its opener did not ask for it."""
@@ -576,7 +590,13 @@ class Policy:
 
     def require(self, peer: Peer, **asked: Any) -> None:
         """EPERM unless check() allows."""
+        case = (peer, *asked.items())
+        if case in self._allowed:
+            return
         self.check(peer, **asked).require()
+        if len(self._allowed) >= _REMEMBERED:
+            self._allowed.clear()
+        self._allowed.add(case)
 
 
 @dataclass(frozen=True)

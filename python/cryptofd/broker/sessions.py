@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,19 @@ class Live:
     key: str | None = None
     name: str | None = None
     opened: int | None = None
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A session that may be, and the recipe for it."""
+
+    uid: int
+    pid: int
+    unit: str | None
+    domain: str
+    recipe: dict[str, Any]
+    key: str | None
+    name: str | None
 
 
 @dataclass
@@ -95,14 +108,53 @@ class Sessions:
         usage: list[str] | None,
     ) -> tuple[int, int]:
         """A session's number and descriptor."""
+        return await self._open(
+            self._wanted(
+                caller, key=key, algorithm=algorithm, version=version, options=options, usage=usage
+            )
+        )
+
+    def begin(
+        self, caller: Caller, then: Callable[[tuple[int, int] | OSError], None], **asked: Any
+    ) -> None:
+        """As open(), without a task: ``then`` gets number and descriptor, or the error."""
+        wanted = self._wanted(caller, **asked)
+
+        def made(outcome: tuple[int, int] | OSError) -> None:
+            self._count_opening(wanted.uid, -1)
+            if not isinstance(outcome, OSError):
+                try:
+                    outcome = self._made(wanted, *outcome)
+                except OSError as error:
+                    outcome = error
+            then(outcome)
+
+        self._count_opening(wanted.uid, 1)
+        try:
+            self.backend.begin_session(wanted.domain, wanted.recipe, made)
+        except BaseException:
+            self._count_opening(wanted.uid, -1)
+            raise
+
+    def _wanted(
+        self,
+        caller: Caller,
+        *,
+        key: str | None,
+        algorithm: str | None,
+        version: int | None,
+        options: interface.SessionOptions | None,
+        usage: list[str] | None,
+    ) -> _Wanted:
+        """The session that is asked for, if it may be."""
         if key is None:
             if algorithm is None or usage is not None or version is not None:
                 raise invalid(
                     "name a key, or an algorithm that takes none (then no usage, version)"
                 )
             self._keyless(algorithm)
-            return await self._open(caller, {"key": None, "blob": None, "public": None}, algorithm,
-                                    [], options, None)  # fmt: skip
+            none = {"key": None, "blob": None, "public": None}
+            return self._recipe(caller, none, algorithm, [], options, None)
         stored = self.keys.find(caller, key, "use", version)
         self.keys.check_time(stored)
         own = stored.attributes["algorithm"]
@@ -144,7 +196,7 @@ class Sessions:
             if not uses:
                 raise spent(stored)
             lease = {"key": stored.id, "uses": uses}
-        return await self._open(
+        return self._recipe(
             caller, material, algorithm, granted, options, lease, stored.id, stored.name
         )
 
@@ -178,11 +230,12 @@ class Sessions:
             raise refusal(errno.EIO, "the worker's key has no size")
         self.policy.require(caller.peer, algorithm=algorithm, bits=bits)
         material = {"key": made, "blob": answer.text("blob"), "public": answer.fields.get("public")}
+        usage = attributes["usage"]
         return await self._open(
-            caller, material, algorithm, attributes["usage"], options, None, raw=True
+            self._recipe(caller, material, algorithm, usage, options, None, raw=True)
         )
 
-    async def _open(
+    def _recipe(
         self,
         caller: Caller,
         material: dict[str, Any],
@@ -193,7 +246,7 @@ class Sessions:
         key: str | None = None,
         name: str | None = None,
         raw: bool = False,
-    ) -> tuple[int, int]:
+    ) -> _Wanted:
         peer = caller.peer
         asked = self._options(caller, algorithm, options)
         numbers = self.policy.numbers(peer)
@@ -210,27 +263,47 @@ class Sessions:
             "who": {"uid": peer.uid, "pid": peer.pid},
             "raw": raw,
         }
-        self._opening[peer.uid] += 1
+        return _Wanted(peer.uid, peer.pid, peer.unit, domain, recipe, key, name)
+
+    async def _open(self, wanted: _Wanted) -> tuple[int, int]:
+        self._count_opening(wanted.uid, 1)
         try:
-            sid, fd = await self.backend.session(domain, recipe)
+            sid, fd = await self.backend.session(wanted.domain, wanted.recipe)
         finally:
-            self._opening[peer.uid] -= 1
-            if not self._opening[peer.uid]:
-                del self._opening[peer.uid]
+            self._count_opening(wanted.uid, -1)
+        return self._made(wanted, sid, fd)
+
+    def _count_opening(self, uid: int, change: int) -> None:
+        self._opening[uid] += change
+        if not self._opening[uid]:
+            del self._opening[uid]
+
+    def _made(self, wanted: _Wanted, sid: int, fd: int) -> tuple[int, int]:
+        """Log a session that the worker serves now, and count it."""
+        recipe = wanted.recipe
+        algorithm = recipe["algorithm"]
         try:
             # No line, no session.
             self.audit.write(
-                "open", uid=peer.uid, pid=peer.pid, unit=peer.unit, session=sid, key=name, id=key,
-                algorithm=algorithm, usage=usage, engine=asked.get("engine"),
+                "open", uid=wanted.uid, pid=wanted.pid, unit=wanted.unit, session=sid,
+                key=wanted.name, id=wanted.key, algorithm=algorithm, usage=recipe["usage"],
+                engine=recipe["session"].get("engine"),
             )  # fmt: skip
-            if key is not None and self.store.get(key) is None:
-                raise refusal(errno.EKEYREVOKED, f"{name} was deleted meanwhile")
+            if wanted.key is not None and self.store.get(wanted.key) is None:
+                raise refusal(errno.EKEYREVOKED, f"{wanted.name} was deleted meanwhile")
         except BaseException:
             os.close(fd)
-            await self._close(sid)
+            with contextlib.suppress(OSError):
+                self.backend.tell_supervisor("close", sid=sid)
             raise
         self.opened += 1
-        self._begin(Live(sid, peer.uid, peer.pid, domain, algorithm, key, name, int(time.time())))
+        opened = int(time.time())
+        self._begin(
+            Live(
+                sid, wanted.uid, wanted.pid, wanted.domain, algorithm, wanted.key, wanted.name,
+                opened,
+            )
+        )  # fmt: skip
         return sid, fd
 
     def _usage(

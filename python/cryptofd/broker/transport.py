@@ -18,7 +18,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from asyncvarlink import (
     FileDescriptorArray,
@@ -30,6 +30,7 @@ from asyncvarlink import (
 )
 
 from cryptofd.broker.interface import error_reply
+from cryptofd.broker.refusal import refusal
 from cryptofd.broker.who import Nobody, Peer, identify
 
 _log = logging.getLogger("cryptofd.broker")
@@ -47,6 +48,11 @@ PAUSE = 0.1
 #: Connections taken in one turn of the loop.
 _ACCEPTS = 16
 
+# Numbers: Python's flags cost more than the calls they are for.
+_SPACE = socket.CMSG_SPACE(MESSAGE_FDS * array.array("i").itemsize)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_PEEK = int(socket.MSG_PEEK)
+_CUT = int(socket.MSG_CTRUNC)
 _NOT_NOW = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 #: asyncvarlink's array of descriptors wants somebody who holds it.
 _HOLDER = object()
@@ -83,7 +89,7 @@ class FairTransport(VarlinkTransport):
             return
         try:
             # Looking first, so that no byte of the next message, and no descriptor of it, is taken.
-            seen = self._sock.recv(MESSAGE + 1 - len(self._begun), socket.MSG_PEEK)
+            seen = self._sock.recv(MESSAGE + 1 - len(self._begun), _PEEK)
             end = seen.find(b"\0")
             size = len(seen) if end < 0 else end + 1
             data, fds = self._take(size)
@@ -111,15 +117,14 @@ class FairTransport(VarlinkTransport):
             )
 
     def _take(self, size: int) -> tuple[bytes, list[int]]:
-        space = socket.CMSG_SPACE(MESSAGE_FDS * array.array("i").itemsize)
-        data, ancillary, flags, _ = self._sock.recvmsg(max(size, 1), space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self._sock.recvmsg(max(size, 1), _SPACE, _CLOEXEC)
         fds: list[int] = []
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 fds.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CUT:
             for fd in fds:
                 os.close(fd)
             raise OSError(errno.EMFILE, "more descriptors than a message takes, or than are free")
@@ -165,7 +170,8 @@ class FairTransport(VarlinkTransport):
             self._read_again = True
             return
         self._busy = False
-        super().resume_reading()
+        # Now, not in the loop's next turn: most often nothing was paused, and nothing is to do.
+        self._resume_reading()
 
     def send_message(self, data: bytes, fds: list[int] | None = None) -> asyncio.Future[None]:
         """At once if there is room: most answers need no turn of the loop."""
@@ -193,6 +199,21 @@ class FairTransport(VarlinkTransport):
         super()._connection_lost(exc)
 
 
+#: The parameters of an answer and the descriptor that goes with it.
+Result: TypeAlias = tuple[dict[str, Any], int]
+#: A call without a task: the parameters as they came, and who gets the result. False if it is not
+#: one of the plain calls that are served so.
+Quick: TypeAlias = Callable[[Any, Callable[[Result | OSError], None]], bool]
+
+
+class Registry(VarlinkInterfaceRegistry):
+    """asyncvarlink's, and the methods that have a shorter way beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quick: dict[str, Quick] = {}
+
+
 class Protocol(VarlinkInterfaceServerProtocol):
     """asyncvarlink's, which says what is wrong with garbage and tells nobody of our insides."""
 
@@ -201,6 +222,7 @@ class Protocol(VarlinkInterfaceServerProtocol):
     ) -> None:
         super().__init__(registry)
         self._lost: Callable[[], None] | None = lost
+        self._quick = registry.quick if isinstance(registry, Registry) else {}
 
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
         """One whole message. What is no JSON object ends the connection."""
@@ -215,11 +237,33 @@ class Protocol(VarlinkInterfaceServerProtocol):
             _log.info("%s: garbage: cut off", transport.get_extra_info("peer"))
             transport.abort()
             return
+        quick = self._quick.get(str(call.get("method")))
+        if (
+            quick is not None
+            and fds is None
+            and call.keys() <= {"method", "parameters"}
+            and quick(call.get("parameters"), self._quickly)
+        ):
+            return
         done = self.request_received(call, fds)
         if done is None:
             transport.resume_reading()
         else:
             done.add_done_callback(lambda _: transport.resume_reading())
+
+    def _quickly(self, outcome: Result | OSError) -> None:
+        """Send the answer of a quick call; its descriptor is ours to close."""
+        transport = self._transport
+        if isinstance(outcome, OSError):
+            if transport is not None:
+                code = outcome.errno or errno.EIO
+                self.send_error(error_reply(code, outcome.strerror or os.strerror(code)))
+        elif transport is None:
+            os.close(outcome[1])
+        else:
+            self.send_message({"parameters": outcome[0]}, [outcome[1]])
+        if transport is not None:
+            transport.resume_reading()
 
     def handle_call_exception(self, exc: BaseException, oneway: bool) -> None:
         """An OSError is an answer; anything else is our fault, and its text stays here."""
@@ -230,11 +274,8 @@ class Protocol(VarlinkInterfaceServerProtocol):
             raise GenericVarlinkErrorReply(
                 "org.varlink.service.InvalidParameter", {"parameter": "parameters"}
             ) from None
-        # The type and the place, not the text: it may hold what a client sent.
-        _log.error(
-            "a call failed unexpectedly: %s at %s", type(exc).__name__, _place(exc.__traceback__)
-        )
-        raise error_reply(errno.EIO, "the broker failed; its log says where") from None
+        failure = unexpected(exc)
+        raise error_reply(errno.EIO, str(failure.strerror)) from None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client went."""
@@ -242,6 +283,15 @@ class Protocol(VarlinkInterfaceServerProtocol):
         lost, self._lost = self._lost, None
         if lost is not None:
             lost()
+
+
+def unexpected(exc: BaseException) -> OSError:
+    """What a client is told of a fault of ours."""
+    # The type and the place, not the text: it may hold what a client sent.
+    _log.error(
+        "a call failed unexpectedly: %s at %s", type(exc).__name__, _place(exc.__traceback__)
+    )
+    return refusal(errno.EIO, "the broker failed; its log says where")
 
 
 def _place(trace: Any) -> str:
