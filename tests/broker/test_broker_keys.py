@@ -424,11 +424,53 @@ OPEN: list[tuple[str, dict[str, Any], dict[str, Any], int, str]] = [
 @pytest.mark.parametrize(
     ("key", "asked", "number", "word"), [row[1:] for row in OPEN], ids=[r[0] for r in OPEN]
 )
+@pytest.mark.parametrize("way", [{}, {"options": {}}], ids=["plain", "with options"])
 def test_open_refuses(
-    broker: Client, key: dict[str, Any], asked: dict[str, Any], number: int, word: str
+    broker: Client, key: dict[str, Any], asked: dict[str, Any], number: int, word: str, way: Any
 ) -> None:
+    """A plain call is served without a task, one with options by asyncvarlink: they agree."""
     broker.generate("a", **key)
-    refused(lambda: broker.open(key="a", **asked), number, word)
+    refused(lambda: broker.open(key="a", **{**way, **asked}), number, word)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"key": 5}, {"key": "a", "usage": [5]}, {"key": "a", "version": "1"}, {"strange": "a"}],
+    ids=str,
+)
+def test_open_takes_what_the_interface_says(broker: Client, asked: dict[str, Any]) -> None:
+    broker.generate("a")
+    with pytest.raises(OSError, match="InvalidParameter"):
+        broker.open(**asked)
+    os.close(broker.open(key="a"))
+
+
+def test_calls_that_are_sent_at_once_are_answered_in_order(broker: Client) -> None:
+    broker.generate("a")
+    ways: list[dict[str, Any]] = [{}, {"options": {}}, {"key": "none"}, {}, {"usage": ["encrypt"]}]
+    for way in ways:
+        broker.send("Open", **{"key": "a", **way})
+    answers = [broker.receive() for _ in ways]
+    numbers = [answer["parameters"].get("session") for answer in answers]
+    assert numbers[2] is None
+    opened = [number for number in numbers if number is not None]
+    assert opened == sorted(opened)
+    assert len(broker.fds) == 4
+
+
+def test_a_client_that_goes_before_its_answer_leaves_no_session(
+    supervisor: Supervisor, connect: Callable[[], Client]
+) -> None:
+    one = connect()
+    one.generate("a")
+    for _ in range(20):
+        going = connect()
+        going.send("Open", key="a")
+        going.close()
+    end = time.monotonic() + 60
+    while supervisor.sessions and time.monotonic() < end:
+        one.call("Status")
+    assert supervisor.sessions == {}
 
 
 def test_open_needs_a_key_that_is_there(broker: Client) -> None:
