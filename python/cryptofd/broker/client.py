@@ -9,80 +9,20 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cryptofd._core import BrokerClient
-from cryptofd.description import FromJSON
+from cryptofd.broker.terms import Key, KeyOptions, Rule, Session
 from cryptofd.errors import CryptoFDError
 from cryptofd.pem import der
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AuditEntry", "Connection", "Key", "Keys", "Rule", "Session", "connect"]
 
 #: Formats of a wrapped key.
 Format = Literal["cryptofd", "kw", "kwp", "rsa-oaep"]
-
-
-@dataclass(frozen=True)
-class Key(FromJSON):
-    """What may be told of a key; its bytes stay where they are.
-
-    ``bits``: its size. ``expires``: Unix seconds. ``uses``, ``uses_left``: operations, of all and
-    to come. ``iv``: whether the worker chooses nonces or the caller may. ``version``: counted from
-    1; ``current``: whether it is the one that encrypts and signs.
-    """
-
-    id: str
-    label: str
-    owner: str
-    algorithm: str
-    type: str
-    bits: int
-    usage: Sequence[str]
-    exportable: bool
-    wrappable: bool
-    trusted: bool
-    created: int
-    expires: int | None
-    uses: int | None
-    uses_left: int | None
-    iv: str
-    tag_size: int | None
-    version: int
-    current: bool
-    fingerprint: str
-    origin: str
-    wrap_template: Mapping[str, Any] | None = None
-    derive_template: Mapping[str, Any] | None = None
-    #: SubjectPublicKeyInfo in base64, of a pair.
-    public: str | None = None
-
-    @property
-    def reference(self) -> str:
-        """What ``cryptofd.open(..., key=)`` takes."""
-        return f"cryptofd:{self.label}"
-
-
-@dataclass(frozen=True)
-class Session(FromJSON):
-    """A session that lives. ``opened``: Unix seconds."""
-
-    id: int
-    uid: int
-    pid: int
-    domain: str
-    algorithm: str
-    key: str | None
-    opened: int | None
-
-
-@dataclass(frozen=True)
-class Rule(FromJSON):
-    """A rule of the policy that spoke, and what it said."""
-
-    source: str
-    rule: str
-    verdict: str
-    says: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +49,12 @@ def _usage(usage: Iterable[str] | None) -> list[str] | None:
     return None if usage is None else sorted(usage)
 
 
+def _options(options: KeyOptions) -> dict[str, Any]:
+    if beyond := options.keys() - KeyOptions.__annotations__.keys():
+        raise TypeError(f"no option of a key: {', '.join(sorted(beyond))}")
+    return {**options, "usage": _usage(options.get("usage"))}
+
+
 def _base64(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode()
 
@@ -127,52 +73,29 @@ class Keys:
         return Key.of(answer["key"])
 
     def generate(
-        self,
-        label: str,
-        algorithm: str,
-        *,
-        bits: int | None = None,
-        usage: Iterable[str] | None = None,
-        exportable: bool = False,
-        wrappable: bool = False,
-        expires: int | None = None,
-        uses: int | None = None,
-        tag_size: int | None = None,
-        wrap_template: Mapping[str, Any] | None = None,
-        derive_template: Mapping[str, Any] | None = None,
+        self, label: str, algorithm: str, *, bits: int | None = None, **options: Unpack[KeyOptions]
     ) -> Key:
-        """A fresh key or, of an asymmetric algorithm, a fresh pair; made in a worker."""
+        """A fresh key or, of an asymmetric algorithm, a fresh pair; made in a worker.
+
+        ``options``: usage, exportable, wrappable, expires (Unix seconds), uses, tag_size (bytes),
+        wrap_template and derive_template.
+        """
         return self._key(
-            "GenerateKey", label=label, algorithm=algorithm, bits=bits, usage=_usage(usage),
-            exportable=exportable, wrappable=wrappable, expires=expires, uses=uses,
-            tag_size=tag_size, wrap_template=wrap_template, derive_template=derive_template,
-        )  # fmt: skip
+            "GenerateKey", label=label, algorithm=algorithm, bits=bits, **_options(options)
+        )
 
     def import_key(
-        self,
-        label: str,
-        algorithm: str,
-        key: bytes,
-        *,
-        usage: Iterable[str] | None = None,
-        exportable: bool = False,
-        wrappable: bool = False,
-        expires: int | None = None,
-        uses: int | None = None,
-        tag_size: int | None = None,
-        wrap_template: Mapping[str, Any] | None = None,
-        derive_template: Mapping[str, Any] | None = None,
+        self, label: str, algorithm: str, key: bytes, **options: Unpack[KeyOptions]
     ) -> Key:
         """A key that this program holds (of a pair: PKCS#8, or the public half's SPKI; in DER or
-        PEM). It goes to a worker through a pipe; the broker does not see it."""
+        PEM), with the options of ``generate``. It goes to a worker through a pipe; the broker does
+        not see it."""
+        asked = _options(options)
         reading = BrokerClient.pipe(der(key))
         try:
             return self._key(
-                "ImportKey", [reading], label=label, algorithm=algorithm, fd=0,
-                usage=_usage(usage), exportable=exportable, wrappable=wrappable, expires=expires,
-                uses=uses, tag_size=tag_size, wrap_template=wrap_template,
-                derive_template=derive_template,
-            )  # fmt: skip
+                "ImportKey", [reading], label=label, algorithm=algorithm, fd=0, **asked
+            )
         finally:
             os.close(reading)
 

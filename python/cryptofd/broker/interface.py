@@ -7,7 +7,6 @@
 
 import errno
 import typing
-from dataclasses import dataclass
 
 from asyncvarlink import (
     FileDescriptor,
@@ -15,6 +14,8 @@ from asyncvarlink import (
     VarlinkInterface,
     varlinkmethod,
 )
+
+from cryptofd.broker.terms import Key, Rule, Session, SessionOptions, Template, Worker
 
 NAME = "org.cryptofd.Broker"
 
@@ -114,91 +115,6 @@ def error_reply(number: int, message: str) -> TypedVarlinkErrorReply:
     # Typed subclasses take their parameters as keywords, which the base's stub does not show.
     made: typing.Any = _BY_ERRNO.get(number, Gone)
     return typing.cast(TypedVarlinkErrorReply, made({"errno": number, "message": message}))
-
-
-@dataclass
-class SessionOptions:
-    """What a session may be asked for; the names are those of cryptofd.open()."""
-
-    engine: str | None = None
-    driver: str | None = None
-    hardware: str | None = None
-    fips: bool | None = None
-    tag_size: int | None = None
-    digest_size: int | None = None
-    padding: str | None = None
-    nonblock: bool | None = None
-
-
-@dataclass
-class Template:
-    """What a key that is unwrapped or derived by another one may be."""
-
-    algorithm: str
-    bits: int | None
-    usage: list[str] | None
-
-
-@dataclass
-class Key:
-    """What may be told of a key. ``public`` is its SubjectPublicKeyInfo in base64."""
-
-    id: str
-    label: str
-    owner: str
-    algorithm: str
-    type: str
-    bits: int
-    usage: list[str]
-    exportable: bool
-    wrappable: bool
-    trusted: bool
-    created: int
-    expires: int | None
-    uses: int | None
-    uses_left: int | None
-    iv: str
-    tag_size: int | None
-    version: int
-    current: bool
-    fingerprint: str
-    origin: str
-    wrap_template: Template | None
-    derive_template: Template | None
-    public: str | None
-
-
-@dataclass
-class Worker:
-    """A worker: serves the sessions of one trust domain."""
-
-    domain: str
-    pid: int
-    epoch: int
-    sessions: int
-
-
-@dataclass
-class Session:
-    """A session that lives."""
-
-    id: int
-    uid: int
-    pid: int
-    domain: str
-    algorithm: str
-    key: str | None
-    opened: int | None
-
-
-@dataclass
-class Rule:
-    """A rule that spoke, and what it said."""
-
-    source: str
-    rule: str
-    verdict: str
-    says: str
 
 
 class Opened(typing.TypedDict):

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cryptofd.broker import interface, rules
+from cryptofd.broker import rules, terms
 from cryptofd.broker.audit import Audit
 from cryptofd.broker.backend import Backend, from_base64, to_base64
 from cryptofd.broker.packets import Packet
@@ -628,13 +628,13 @@ class Keys:
 
     # Telling
 
-    def info(self, caller: Caller, reference: str, version: int | None) -> interface.Key:
+    def info(self, caller: Caller, reference: str, version: int | None) -> terms.Key:
         """What may be told of a key."""
         return self.describe(self.find(caller, reference, "use", version))
 
-    def listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[interface.Key]:
+    def listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[terms.Key]:
         """Keys that the caller may use, in order of their ids."""
-        found: list[interface.Key] = []
+        found: list[terms.Key] = []
         size = 0
         for one in self.store:
             if after is not None and one.id <= after:
@@ -653,10 +653,10 @@ class Keys:
                 break
         return found
 
-    def describe(self, one: Stored) -> interface.Key:
+    def describe(self, one: Stored) -> terms.Key:
         """As the interface tells it."""
         got = one.attributes
-        return interface.Key(
+        return terms.Key(
             id=one.id,
             label=one.label,
             owner=one.owner,
@@ -761,10 +761,10 @@ def _taken(owner: str, label: str) -> OSError:
     )
 
 
-def _told(template: Mapping[str, Any] | None) -> interface.Template | None:
+def _told(template: Mapping[str, Any] | None) -> terms.Template | None:
     if template is None:
         return None
-    return interface.Template(template["algorithm"], template["bits"], list(template["usage"]))
+    return terms.Template(template["algorithm"], template["bits"], list(template["usage"]))
 
 
 def _strength(stored: Stored) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from asyncvarlink import FileDescriptor, VarlinkInterfaceRegistry
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
-from cryptofd.broker import audit, interface, kek, rules
+from cryptofd.broker import audit, interface, kek, rules, terms
 from cryptofd.broker.backend import Backend, to_base64
 from cryptofd.broker.keys import Caller, Keys
 from cryptofd.broker.policy import Policy, owner_of
@@ -354,23 +354,19 @@ class Server:
         sid, session = await self.sessions.hand_over(caller, fd=_readable(fd), **asked)
         return {"session": sid, "fd": FileDescriptor(session, should_close=True)}
 
-    async def _do_generate(self, caller: Caller, **asked: Any) -> interface.Key:
+    async def _do_generate(self, caller: Caller, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.generate(caller, **asked))
 
-    async def _do_import_key(
-        self, caller: Caller, fd: FileDescriptor, **asked: Any
-    ) -> interface.Key:
+    async def _do_import_key(self, caller: Caller, fd: FileDescriptor, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.import_key(caller, _readable(fd), **asked))
 
     async def _do_export(self, caller: Caller, key: str, version: int | None) -> FileDescriptor:
         return FileDescriptor(await self.keys.export(caller, key, version), should_close=True)
 
-    async def _do_info(self, caller: Caller, key: str, version: int | None) -> interface.Key:
+    async def _do_info(self, caller: Caller, key: str, version: int | None) -> terms.Key:
         return self.keys.info(caller, key, version)
 
-    async def _do_list_keys(
-        self, caller: Caller, all: bool, after: str | None
-    ) -> list[interface.Key]:
+    async def _do_list_keys(self, caller: Caller, all: bool, after: str | None) -> list[terms.Key]:
         return self.keys.listed(caller, all, after)
 
     async def _do_delete(self, caller: Caller, key: str, version: int | None) -> None:
@@ -379,21 +375,21 @@ class Server:
     async def _do_wrap(self, caller: Caller, key: str, by: str, format: str) -> str:
         return to_base64(await self.keys.wrap(caller, key, by, format))
 
-    async def _do_unwrap(self, caller: Caller, **asked: Any) -> interface.Key:
+    async def _do_unwrap(self, caller: Caller, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.unwrap(caller, **asked))
 
-    async def _do_derive(self, caller: Caller, **asked: Any) -> interface.Key:
+    async def _do_derive(self, caller: Caller, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.derive(caller, **asked))
 
-    async def _do_rotate(self, caller: Caller, key: str, token: str | None) -> interface.Key:
+    async def _do_rotate(self, caller: Caller, key: str, token: str | None) -> terms.Key:
         return self.keys.describe(await self.keys.rotate(caller, key, token))
 
-    async def _do_trust(self, caller: Caller, key: str, trusted: bool) -> interface.Key:
+    async def _do_trust(self, caller: Caller, key: str, trusted: bool) -> terms.Key:
         return self.keys.describe(await self.keys.trust(caller, key, trusted))
 
     async def _do_change(
         self, caller: Caller, key: str, label: str | None, expires: int | None
-    ) -> interface.Key:
+    ) -> terms.Key:
         return self.keys.describe(await self.keys.change(caller, key, label, expires))
 
     async def _do_status(self, caller: Caller) -> interface.StatusOf:
@@ -402,7 +398,7 @@ class Server:
         for values in answer.list("workers"):
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 workers.append(
-                    interface.Worker(
+                    terms.Worker(
                         str(values["domain"]),
                         int(values["pid"]),
                         int(values["epoch"]),
@@ -428,7 +424,7 @@ class Server:
             "audit": str(self.audit.head),
         }
 
-    async def _do_sessions(self, caller: Caller, all: bool) -> list[interface.Session]:
+    async def _do_sessions(self, caller: Caller, all: bool) -> list[terms.Session]:
         if caller.narrowed is not None:
             raise refused("this connection was narrowed")
         return self.sessions.listed(caller, all)
@@ -497,7 +493,7 @@ class Server:
         return {
             "allowed": answer.allowed,
             "rules": [
-                interface.Rule(one.source, one.rule, one.verdict, one.says) for one in answer.spoken
+                terms.Rule(one.source, one.rule, one.verdict, one.says) for one in answer.spoken
             ],
         }
 

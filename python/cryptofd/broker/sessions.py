@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptofd.broker import interface, rules
+from cryptofd.broker import rules, terms
 from cryptofd.broker.audit import Audit
 from cryptofd.broker.backend import Backend, to_base64
 from cryptofd.broker.keys import Caller, Keys, spent, without_unknown
@@ -104,7 +104,7 @@ class Sessions:
         key: str | None,
         algorithm: str | None,
         version: int | None,
-        options: interface.SessionOptions | None,
+        options: terms.SessionOptions | None,
         usage: list[str] | None,
     ) -> tuple[int, int]:
         """A session's number and descriptor."""
@@ -143,7 +143,7 @@ class Sessions:
         key: str | None,
         algorithm: str | None,
         version: int | None,
-        options: interface.SessionOptions | None,
+        options: terms.SessionOptions | None,
         usage: list[str] | None,
     ) -> _Wanted:
         """The session that is asked for, if it may be."""
@@ -206,7 +206,7 @@ class Sessions:
         *,
         algorithm: str,
         fd: int,
-        options: interface.SessionOptions | None,
+        options: terms.SessionOptions | None,
     ) -> tuple[int, int]:
         """A session on a raw key, which lives as long as the session."""
         if caller.narrowed is not None:
@@ -241,7 +241,7 @@ class Sessions:
         material: dict[str, Any],
         algorithm: str,
         usage: list[str],
-        options: interface.SessionOptions | None,
+        options: terms.SessionOptions | None,
         lease: dict[str, Any] | None,
         key: str | None = None,
         name: str | None = None,
@@ -360,9 +360,9 @@ class Sessions:
         return usage
 
     def _options(
-        self, caller: Caller, algorithm: str, given: interface.SessionOptions | None
+        self, caller: Caller, algorithm: str, given: terms.SessionOptions | None
     ) -> dict[str, Any]:
-        options = given or interface.SessionOptions()
+        options = given or terms.SessionOptions()
         asked = {name: value for name, value in vars(options).items() if value is not None}
         for name, choices in (("hardware", _HARDWARE), ("padding", _PADDING)):
             if name in asked and asked[name] not in choices:
@@ -454,14 +454,14 @@ class Sessions:
         except OSError as error:
             _log.warning("session %d: %s", sid, error.strerror)
 
-    def listed(self, caller: Caller, all_of_them: bool) -> list[interface.Session]:
+    def listed(self, caller: Caller, all_of_them: bool) -> list[terms.Session]:
         """The caller's sessions, or all of them."""
         if all_of_them and not self.policy.admin(caller.peer):
             raise refused(
                 f"only an administrator sees the sessions of others; {caller.peer} is none"
             )
         return [
-            interface.Session(
+            terms.Session(
                 one.sid, one.uid, one.pid, one.domain, one.algorithm, one.name, one.opened
             )
             for one in self.live.values()
