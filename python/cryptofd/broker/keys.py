@@ -338,7 +338,8 @@ class Keys:
             label,
             named,
             bits=bits,
-            usage=usage,
+            # Of what algorithm it is, the blob says: the worker checks the usage against that.
+            usage=None if named != algorithm and template is None else usage,
             origin="unwrapped",
             wrappable=True,
         )
@@ -348,7 +349,10 @@ class Keys:
         if format == "cryptofd":
             free |= _OF_BLOB
             asked = without_unknown(asked, *_OF_BLOB)
-            named_too = {"algorithm": algorithm, "usage": None if usage is None else sorted(usage)}
+            named_too = {
+                "algorithm": algorithm,
+                "usage": None if usage is None else sorted(set(usage)),
+            }
             asked |= {name: value for name, value in named_too.items() if value is not None}
         with self._room(caller, owner, label):
             self._spend(kek)
