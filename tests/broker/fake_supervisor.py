@@ -474,6 +474,9 @@ class Supervisor:
                         "domain": domain,
                         "ends": 1,
                         "recipe_public": {n: recipe[n] for n in ("who", "algorithm", "key")},
+                        "keks": [int.from_bytes(base64.b64decode(recipe["blob"])[4:8], "little")]
+                        if recipe.get("blob")
+                        else [],
                     }
                     for sid, (_, recipe, domain) in self.sessions.items()
                 ]

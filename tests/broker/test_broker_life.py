@@ -343,9 +343,15 @@ def test_the_key_encryption_key_rotates(
     client = connect()
     for number in range(5):
         client.generate(f"k{number}")
+    session = client.open(key="k0")
     with (supervisor.state.parent / "backup").open("w+b") as file:
         client.call("Backup", [file.fileno()], fd=0)
         assert client.call("RotateKek") == {"rewrapped": 5}
+        # A session's next worker needs the key that its recipe is under.
+        assert [said["number"] for said, _ in supervisor.keks] == [1, 2]
+        os.close(session)
+        for one in client.call("Sessions")["sessions"]:
+            client.call("CloseSession", session=one["id"])
         os.close(client.open(key="k0"))
         recipe = ops(supervisor, "session")[-1]["recipe"]
         assert base64.b64decode(recipe["blob"])[:8] == b"CFK1" + (2).to_bytes(4, "little")
@@ -353,9 +359,13 @@ def test_the_key_encryption_key_rotates(
         supervisor.stop_broker(signal.SIGKILL)
         supervisor.start()
         client = connect()
-        assert [said["number"] for said, _ in supervisor.keks] == [1, 2]
+        client.call("Status")
+        # The first is forgotten until a backup from its time needs it.
+        assert [said["number"] for said, _ in supervisor.keks] == [2]
         file.seek(0)
         client.call("Restore", [file.fileno()], fd=0)
+    given = [[one["number"] for one in asked["keks"]] for asked in ops(supervisor, "kek")]
+    assert given[-3:] == [[2], [1, 2], [2]]
     os.close(client.open(key="k1"))
     assert (supervisor.state / "kek2").stat().st_mode & 0o777 == 0o600
 

@@ -337,6 +337,24 @@ pub fn read(fd: BorrowedFd<'_>, out: &mut [u8]) -> io::Result<usize> {
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
+/// The same from `offset` on, wherever others have read to. ESPIPE: it has no offsets.
+pub fn read_at(fd: BorrowedFd<'_>, out: &mut [u8], offset: u64) -> io::Result<usize> {
+    let (start, length) = (out.as_mut_ptr().cast(), out.len());
+    // SAFETY: `out` is writable for its length.
+    let got = unsafe { libc::pread(fd.as_raw_fd(), start, length, offset as libc::off_t) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// The payload of a key in the kernel's keyring (keyctl_read(3)); longer ones are cut.
+pub fn keyring_read(serial: i32, out: &mut [u8]) -> io::Result<usize> {
+    const KEYCTL_READ: libc::c_long = 11;
+    let (serial, start) = (libc::c_long::from(serial), out.as_mut_ptr());
+    // SAFETY: `out` is writable for its length; the kernel writes no more.
+    let got = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_READ, serial, start, out.len()) };
+    let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+    Ok(got.min(out.len()))
+}
+
 /// Writes what there is room for.
 pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: `bytes` is readable for its length. A signal is blocked or ignored in our processes.

@@ -251,6 +251,12 @@ class Connection:
         """Run the supervisor's program anew, as after an upgrade; sessions go on."""
         self._ask("ReplaceSupervisor")
 
+    def rotate_kek(self, source: str = "file") -> int:
+        """Bring all keys under a new key-encryption key (file, credential:NAME, keyring:SERIAL);
+        how many were under another. Administrators only."""
+        rewrapped: int = self._ask("RotateKek", {"source": source})["rewrapped"]
+        return rewrapped
+
     def check_policy(self, **asked: Any) -> tuple[bool, list[Rule]]:
         """Whether the policy allows it, and the rules that spoke."""
         answer = self._ask("CheckPolicy", _given(**asked), repeated=True)

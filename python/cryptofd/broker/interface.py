@@ -478,7 +478,9 @@ class Broker(VarlinkInterface, name=NAME):
     async def RotateKek(self, *, source: str = "file") -> int:
         """Bring all keys under a new key-encryption key. Administrators only.
 
-        Sources: file, credential:NAME, keyring:SERIAL. The old one stays known: backups need it.
+        Sources: file, credential:NAME, keyring:SERIAL. Returns how many keys were under another.
+        The old one is forgotten when no key and no session needs it; its file stays where it is,
+        for backups that were made before.
         """
         answer: int = await self._call("rotate_kek", source=source)
         return answer

@@ -14,6 +14,7 @@ import os
 import pathlib
 import secrets
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,18 @@ def sources(store: Store) -> list[Source]:
 def keep(store: Store, found: list[Source]) -> None:
     """Remember them: the newest is last."""
     store.keep_fact(_FACT, json.dumps([one.fields() for one in found], sort_keys=True))
+
+
+def under(blob: bytes) -> int:
+    """The number of the key-encryption key that a blob is under: it stands before the blob."""
+    return int.from_bytes(blob[4:8], "little")
+
+
+def needed(store: Store, found: list[Source], sessions: Iterable[int] = ()) -> list[Source]:
+    """Those that a stored key or a session's recipe is under, and the newest; the others are
+    forgotten by whoever had them."""
+    used = {under(stored.blob) for stored in store} | {*sessions}
+    return [one for one in found[:-1] if one.number in used] + found[-1:]
 
 
 def new_source(number: int, text: str) -> Source:

@@ -19,6 +19,7 @@ from typing import Any
 from cryptofd.broker import rules, terms
 from cryptofd.broker.audit import Audit
 from cryptofd.broker.backend import Backend, from_base64, to_base64
+from cryptofd.broker.kek import under
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.policy import Policy, over, owner_of
 from cryptofd.broker.refusal import invalid, refusal, refused
@@ -618,10 +619,15 @@ class Keys:
         found = [self.store.get(one.id) for one in which]
         return [one for one in found if one is not None]
 
-    async def rewrap_all(self) -> int:
-        """Bring every blob under the newest key-encryption key; how many were."""
+    async def rewrap_all(self, newest: int) -> int:
+        """Bring every blob under the newest key-encryption key; how many were under another.
+
+        Each row is one transaction: whoever dies between two goes on here.
+        """
         count = 0
         for one in list(self.store):
+            if under(one.blob) == newest:
+                continue
             answer = await self.backend.ask(one.owner, "rewrap", **_material(one))
             present = self.store.get(one.id)
             if present is not None and present.blob == one.blob:

@@ -63,10 +63,7 @@ def listening() -> int | None:
 def command(address: Path, state: Path, idle: int | None = None) -> list[str]:
     """What starts a broker that listens at `address`, with its store in `state`."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [
-        os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(address),
-        "--kek", os.fspath(state / "kek"),
-    ]  # fmt: skip
+    command = [os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(address)]
     if idle is not None:
         command += ["--idle-exit", str(idle)]
     return [*command, "--", sys.executable, "-P", "-m", "cryptofd.broker"]

@@ -43,6 +43,8 @@ _PATIENCE = 30
 _BURST = 20
 #: Seconds between heads in the journal.
 _HEADS = 60
+#: Seconds between attempts to forget key-encryption keys that nothing should need.
+_FORGETTING = 10
 #: Of Open: the parameters of a plain call, and those of one without any.
 _PLAIN: dict[str, type] = {"key": str, "algorithm": str, "version": int, "usage": list}
 _NOTHING = dict.fromkeys((*_PLAIN, "options"))
@@ -103,6 +105,9 @@ class Server:
         self._stopping = asyncio.Event()
         self._metrics: asyncio.Server | None = None
         self._clients = 0
+        self._keks: list[kek.Source] = []
+        self._rekeying = asyncio.Lock()
+        self._forget_at = 0.0
 
     # Life
 
@@ -157,6 +162,7 @@ class Server:
 
     async def _tick(self) -> None:
         await self._say_how_busy()
+        await self._forget_keks()
         with contextlib.suppress(OSError):
             await self.sessions.end_expired(time.time())
         before = self.policy.problem
@@ -224,9 +230,9 @@ class Server:
                 kek.make(self.config.state, first.about["name"])
             found = [first]
             kek.keep(self.store, found)
-        await self._send_keks(found)
+        await self._send_keks(kek.needed(self.store, found, await self._keks_of_sessions()))
 
-    async def _send_keks(self, found: list[kek.Source], strict: bool = False) -> None:
+    async def _send_keks(self, found: list[kek.Source]) -> None:
         fds: list[int] = []
         try:
             listed = []
@@ -235,16 +241,51 @@ class Server:
                 listed.append({**one.fields(), "fd": None if fd is None else len(fds)})
                 if fd is not None:
                     fds.append(fd)
-            try:
-                await self.backend.ask_supervisor("kek", fds, keks=listed, current=found[-1].number)
-            except OSError as error:
-                # A supervisor that reads the file of the state directory itself.
-                only = found == [kek.new_source(1, "file")] and not strict
-                if error.errno != errno.EOPNOTSUPP or not only:
-                    raise
+            await self.backend.ask_supervisor("kek", fds, keks=listed, current=found[-1].number)
+            self._keks = found
         finally:
             for fd in fds:
                 os.close(fd)
+
+    async def _keks_of_sessions(self) -> set[int]:
+        """The numbers of the key-encryption keys that the next worker needs for what is open."""
+        answer = await self.backend.ask_supervisor("sessions")
+        return {
+            number
+            for session in answer.list("sessions")
+            for number in session.get("keks", ())
+            if isinstance(number, int)
+        }
+
+    async def _under_newest(self) -> int:
+        """Bring all keys under the newest key-encryption key, and forget those before it as far as
+        nothing needs them. How many keys were under another."""
+        async with self._rekeying:
+            return await self._rewrapped()
+
+    async def _rewrapped(self) -> int:
+        found = kek.sources(self.store)
+        needed = kek.needed(self.store, found, await self._keks_of_sessions())
+        if needed != self._keks:
+            await self._send_keks(needed)
+        count = await self.keys.rewrap_all(found[-1].number)
+        needed = kek.needed(self.store, found, await self._keks_of_sessions())
+        if needed != self._keks:
+            await self._send_keks(needed)
+        return count
+
+    async def _forget_keks(self) -> None:
+        """See to what a death in the middle of a rotation left, a session that is over, or a key
+        that was made in its course."""
+        if time.monotonic() < self._forget_at:
+            return
+        self._forget_at = time.monotonic() + _FORGETTING
+        if kek.needed(self.store, kek.sources(self.store)) == self._keks and len(self._keks) == 1:
+            return
+        try:
+            await self._under_newest()
+        except OSError as error:
+            _log.error("bringing keys under the newest key-encryption key: %s", error.strerror)
 
     def _notify(self, text: str) -> None:
         address = os.environ.get("NOTIFY_SOCKET")
@@ -524,15 +565,22 @@ class Server:
             raise invalid("a passphrase is given when the broker starts; begin a store with it")
         if new.kind == "file":
             kek.make(self.config.state, new.about["name"], new.number)
-        # A supervisor that reads the file itself takes no other.
-        await self._send_keks(found, strict=True)
-        # Known before it is used: a death after this line loses no key.
-        kek.keep(self.store, [*found, new])
-        await self._send_keks([*found, new])
-        self.audit.write(
-            "rotate-kek", uid=caller.peer.uid, pid=caller.peer.pid, number=new.number, source=source
-        )
-        return await self.keys.rewrap_all()
+        async with self._rekeying:
+            # Known before it is used: a death after this line loses no key.
+            kek.keep(self.store, [*found, new])
+            try:
+                await self._send_keks([*self._keks, new])
+            except OSError:
+                kek.keep(self.store, found)
+                raise
+            self.audit.write(
+                "rotate-kek",
+                uid=caller.peer.uid,
+                pid=caller.peer.pid,
+                number=new.number,
+                source=source,
+            )
+            return await self._rewrapped()
 
     async def _do_restore(self, caller: Caller, fd: FileDescriptor) -> int:
         self._administrator(caller, "restores a store")
@@ -547,6 +595,7 @@ class Server:
             keys=count,
             passed_over=len(passed),
         )
+        await self._under_newest()
         return count
 
     def _administrator(self, caller: Caller, does: str) -> None:

@@ -15,9 +15,17 @@ from cryptofd.cli.output import print_json, print_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--foreground", action="store_true", help="until Ctrl-C")
-    verbs = parser.add_subparsers(dest="verb", metavar="status|stop")
+    verbs = parser.add_subparsers(dest="verb", metavar="status|stop|rekey")
     status = verbs.add_parser("status", help="processes, workers, problems")
     add_json(status)
+    rekey = verbs.add_parser("rekey", help="bring all keys under a new key-encryption key")
+    rekey.add_argument(
+        "--from",
+        dest="source",
+        default="file",
+        metavar="SOURCE",
+        help="file (a fresh one is made), credential:NAME or keyring:SERIAL",
+    )
     verbs.add_parser("stop", help="end your own broker; its sessions end")
 
 
@@ -28,10 +36,20 @@ def run(options: argparse.Namespace) -> int:
         return _status(options)
     if options.verb == "stop":
         return 0 if private.stop() else 1
+    if options.verb == "rekey":
+        return _rekey(options)
     if options.foreground:
         private.foreground()
         return 0
     print(private.start())
+    return 0
+
+
+def _rekey(options: argparse.Namespace) -> int:
+    import cryptofd
+
+    with cryptofd.connect(start=False) as broker:
+        print(f"{broker.rotate_kek(options.source)} keys are under the new key-encryption key")
     return 0
 
 

@@ -27,6 +27,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// What a worker was asked and has not answered.
 enum Pending {
     Kek,
+    Rekey,
     Broker,
     Ping,
     Drain,
@@ -228,6 +229,21 @@ impl Supervisor {
         self.workers.insert(number, worker);
         self.rewatch_worker(number);
         Ok(number)
+    }
+
+    /// Gives a worker the key-encryption keys that are new; whether it was told.
+    pub(super) fn give_kek(&mut self, number: u64) -> bool {
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return false;
+        };
+        let id = worker.next(Pending::Rekey);
+        if self.kek.give(id, &mut worker.link).is_err() {
+            // Without them it is of no use: the next one has them from the beginning.
+            worker.process.signal(libc::SIGKILL);
+            return false;
+        }
+        self.rewatch_worker(number);
+        true
     }
 
     /// A fresh channel between a worker and the broker; returns the broker's end.
@@ -481,7 +497,8 @@ impl Supervisor {
         worker.answered = Instant::now();
         match (pending, done) {
             (Pending::Kek, Ok(_)) => self.ready(number),
-            (Pending::Kek, Err(error)) => {
+            (Pending::Rekey, Ok(_)) => self.rekeyed(Some(number)),
+            (Pending::Kek | Pending::Rekey, Err(error)) => {
                 eprintln!(
                     "cryptofd-daemon: worker {}: {error}",
                     self.workers[&number].process.pid
@@ -649,6 +666,7 @@ impl Supervisor {
         };
         let _ = socket::unwatch(self.epoll.as_fd(), worker.link.as_fd());
         let _ = socket::unwatch(self.epoll.as_fd(), worker.process.as_fd());
+        self.rekeyed(Some(number));
         let name = worker.domain.clone();
         if worker.leaving.is_none() {
             eprintln!(

@@ -1,10 +1,12 @@
 //! Where the key-encryption key is when no worker has it: in secret memory, or in a keeper process.
 //!
-//! The supervisor holds descriptors only. A keeper process reads the key from its file (and makes it, if the
-//! file is empty), writes it into memory that not even the kernel maps (memfd_secret(2)), and ends. Where
-//! there is no such memory, it stays and gives the key to every new worker through a pipe.
+//! The supervisor holds descriptors only. A keeper process reads the key from its source (a file, which it
+//! fills if it is empty; a credential, the kernel's keyring, a passphrase), writes it into memory that not even
+//! the kernel maps (memfd_secret(2)), and ends. Where there is no such memory, it stays and gives the key to
+//! every new worker through a pipe.
 
 use super::process::{Process, command};
+use super::sources;
 use crate::arguments::Arguments;
 use crate::packet::{Incoming, Link, Packet, answer, answered, pack, receive};
 use crate::sys::{self, Mapping};
@@ -49,23 +51,8 @@ impl Kek {
     /// Has a keeper read (or make) the key in `file`; without a file, a key that ends with this service.
     pub fn load(file: Option<&Path>, secret_memory: bool) -> Result<Kek> {
         let source = file.map(open).transpose()?;
-        let (here, there) = socket::pair().map_err(system("socketpair"))?;
-        let program = sys::program().map_err(system("the path of this program"))?;
-        let mut command = command(program.as_os_str());
-        command.arg("keeper");
-        command.arg("--control").arg(there.as_raw_fd().to_string());
-        let mut fds = vec![there.as_fd()];
-        if let Some(source) = &source {
-            command.arg("--source").arg(source.as_raw_fd().to_string());
-            fds.push(source.as_fd());
-        }
-        let process = Process::start(&mut command, &fds)?;
-        drop(there);
-        let memory = if secret_memory {
-            sys::secret_memory(MATERIAL).ok()
-        } else {
-            None
-        };
+        let (process, here) = start(source.as_ref())?;
+        let memory = if secret_memory { memory() } else { None };
         let asked = match &memory {
             Some(memory) => {
                 let copy = memory.try_clone().map_err(system("dup"))?;
@@ -76,8 +63,7 @@ impl Kek {
         let bytes = match asked {
             Ok(bytes) => bytes,
             Err(error) => {
-                process.signal(libc::SIGKILL);
-                wait(&process);
+                end(&process);
                 return Err(error);
             }
         };
@@ -119,6 +105,34 @@ impl Kek {
     }
 }
 
+/// Starts a keeper: on a file, or to be told its sources.
+pub fn start(source: Option<&File>) -> Result<(Process, OwnedFd)> {
+    let (here, there) = socket::pair().map_err(system("socketpair"))?;
+    let program = sys::program().map_err(system("the path of this program"))?;
+    let mut command = command(program.as_os_str());
+    command.arg("keeper");
+    command.arg("--control").arg(there.as_raw_fd().to_string());
+    let mut fds = vec![there.as_fd()];
+    if let Some(source) = source {
+        command.arg("--source").arg(source.as_raw_fd().to_string());
+        fds.push(source.as_fd());
+    }
+    let process = Process::start(&mut command, &fds)?;
+    Ok((process, here))
+}
+
+/// Memory for keys that the kernel itself does not map, where it has such.
+pub fn memory() -> Option<OwnedFd> {
+    sys::secret_memory(MATERIAL).ok()
+}
+
+/// Ends a keeper.
+pub fn end(process: &Process) {
+    process.signal(libc::SIGKILL);
+    let _ = socket::poll(process.as_fd(), libc::POLLIN, -1);
+    process.reap();
+}
+
 fn wait(process: &Process) {
     let _ = socket::poll(process.as_fd(), libc::POLLIN, PATIENCE);
     process.reap();
@@ -135,16 +149,21 @@ fn ask(keeper: &OwnedFd, object: &Value, fds: Vec<OwnedFd>) -> Result<u64> {
         _ => return Err(late()),
     }
     match receive(keeper.as_fd(), &mut Vec::new(), true) {
-        Incoming::Packet(packet) => answered(&packet.object)?
-            .get("bytes")
-            .and_then(Value::as_u64)
-            .filter(|bytes| *bytes <= MATERIAL as u64)
-            .ok_or_else(|| Error::invalid("the keeper's answer is none")),
+        Incoming::Packet(packet) => size(&packet),
         _ => Err(Error::system(
             libc::EPIPE,
             "the keeper of the key-encryption key is gone",
         )),
     }
+}
+
+/// How many bytes of keys a keeper has, by its answer.
+pub fn size(packet: &Packet) -> Result<u64> {
+    answered(&packet.object)?
+        .get("bytes")
+        .and_then(Value::as_u64)
+        .filter(|bytes| *bytes <= MATERIAL as u64)
+        .ok_or_else(|| Error::invalid("the keeper's answer is none"))
 }
 
 /// Opens the file, or makes an empty one; it must be this user's own, and nobody else's to read.
@@ -203,7 +222,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     sys::die_with_parent().map_err(system("PR_SET_PDEATHSIG"))?;
     sys::no_new_privileges().map_err(system("PR_SET_NO_NEW_PRIVS"))?;
     arena::strict();
-    let material = arena::bounded(|| match &source {
+    let mut material = arena::bounded(|| match &source {
         Some(source) => read(source),
         None => Wrapper::entry(1),
     });
@@ -215,6 +234,9 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
             Incoming::End => return Ok(()),
         };
         let id = packet.number("id").unwrap_or(0);
+        if packet.text("op").is_ok_and(|op| op == "load") {
+            material = arena::bounded(|| sources::read(&packet));
+        }
         let done = match &material {
             Ok(material) => serve(packet, material),
             Err(error) => Err(error.clone()),
@@ -230,7 +252,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
 
 fn serve(mut packet: Packet, material: &Secret) -> Result<Value> {
     match packet.text("op")? {
-        "size" => {}
+        "size" | "load" => {}
         "fill" => {
             let memory = packet.only_fd()?;
             let mapping =

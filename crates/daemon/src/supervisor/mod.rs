@@ -7,7 +7,9 @@
 mod domains;
 pub mod keeper;
 mod process;
+mod rekey;
 mod requests;
+mod sources;
 mod spare;
 mod state;
 mod systemd;
@@ -20,6 +22,7 @@ use cryptofd_core::sys::socket;
 use domains::{Domain, Worker};
 use keeper::Kek;
 use process::{Process, command};
+use rekey::Rekey;
 use serde_json::Value;
 use spare::Spare;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -33,6 +36,7 @@ use std::time::{Duration, Instant};
 const SIGNALS: u64 = 1;
 const BROKER: u64 = 2;
 const BROKER_EXIT: u64 = 3;
+const KEEPER: u64 = 4;
 /// Tokens of workers: this, and the worker's number.
 const LINK: u64 = 1 << 60;
 const EXIT: u64 = 2 << 60;
@@ -44,7 +48,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of our children is waited for.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+pub(crate) fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::system(error.raw_os_error().unwrap_or(libc::EIO), what)
 }
 
@@ -118,6 +122,9 @@ struct Supervisor {
     epoll: OwnedFd,
     signals: OwnedFd,
     kek: Kek,
+    rekey: Rekey,
+    /// Whether keys may lie in secret memory.
+    secret_memory: bool,
     listening: Vec<Listening>,
     broker: Option<Broker>,
     broker_deaths: Deaths,
@@ -128,6 +135,8 @@ struct Supervisor {
     last_worker: u64,
     spare: Spare,
     sessions: BTreeMap<u64, Session>,
+    /// Sessions that the service manager kept, for which there is no key yet.
+    deferred: BTreeMap<u64, systemd::Stored>,
     last_session: u64,
     /// Replacements under way: the broker's request, and how many workers are still to go.
     replacements: HashMap<u64, usize>,
@@ -149,8 +158,11 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         arguments.finish()?;
         return Supervisor::restored(number as i32)?.serve();
     }
-    let mut listening = systemd::sockets()?;
-    let restored = systemd::stored();
+    let systemd::Inherited {
+        mut listening,
+        sessions: restored,
+        kek: stored,
+    } = systemd::inherited()?;
     for path in arguments.all("listen") {
         listening.push(listen(Path::new(&path))?);
     }
@@ -174,8 +186,16 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     }
     sys::raise_limits();
     let secret_memory = secret_memory.is_none_or(|word| word != "no");
-    let kek = Kek::load(kek.as_deref(), secret_memory)?;
+    // Without any of them sessions that were kept wait for the broker, which names one.
+    let known = stored.is_some() || kek.is_some();
+    let (kek, sources) = match stored {
+        Some((kek, sources)) => (kek, sources),
+        None => (Kek::load(kek.as_deref(), secret_memory)?, Value::Null),
+    };
     let mut supervisor = Supervisor::new(options, kek, listening)?;
+    supervisor.secret_memory = secret_memory;
+    supervisor.rekey.sources = sources;
+    systemd::keep_kek(&supervisor.kek, &supervisor.rekey.sources);
     match broker {
         Some(number) => {
             let fd = sys::inherited(number as i32).map_err(system("--broker-fd"))?;
@@ -183,7 +203,11 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         }
         None => supervisor.start_broker()?,
     }
-    supervisor.restore_sessions(restored);
+    if known {
+        supervisor.restore_sessions(restored);
+    } else {
+        supervisor.deferred = restored;
+    }
     systemd::ready();
     supervisor.serve()
 }
@@ -224,6 +248,9 @@ impl Supervisor {
             epoll,
             signals,
             kek,
+            rekey: Rekey::default(),
+            secret_memory: true,
+            deferred: BTreeMap::new(),
             listening,
             broker: None,
             broker_deaths: Deaths::default(),
@@ -278,6 +305,7 @@ impl Supervisor {
                 }
                 Ok(Some(BROKER)) => self.broker_readable(),
                 Ok(Some(BROKER_EXIT)) => self.broker_exited(),
+                Ok(Some(KEEPER)) => self.keeper_readable(),
                 Ok(Some(token)) if token & EXIT != 0 => self.worker_exited(token & !EXIT),
                 Ok(Some(token)) => self.worker_readable(token & !LINK),
                 // Nothing waits to be read: only now is silence a sign.
@@ -299,6 +327,9 @@ impl Supervisor {
         let mut next: Option<Instant> = self.broker_at;
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |n| n.min(at)));
         if let Some(at) = self.spare.deadline() {
+            sooner(at);
+        }
+        if let Some(at) = self.rekey.deadline() {
             sooner(at);
         }
         for worker in self.workers.values() {
@@ -338,6 +369,7 @@ impl Supervisor {
             self.look_after(number, now);
         }
         self.start_spare(now);
+        self.look_after_keeper(now);
         if let Some((id, since)) = self.reexec {
             if since + domains::READY <= now {
                 self.reexec = None;
@@ -450,6 +482,7 @@ impl Supervisor {
             domain.waiting.clear();
         }
         self.replacements.clear();
+        self.forget_rekey();
         self.reexec = None;
         self.clients = 0;
     }

@@ -6,6 +6,7 @@ use crate::sys;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::sys::socket;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ const NAME: usize = 256;
 const SESSIONS: usize = 1 << 17;
 
 /// An answer now, or later.
-enum Done {
+pub(super) enum Done {
     Now(Value, Vec<OwnedFd>),
     Later,
 }
@@ -51,6 +52,7 @@ impl Supervisor {
                     }
                 }
             }
+            "kek" => self.rekey(id, packet),
             "session" => self.open(id, &packet),
             "close" => {
                 let sid = packet.number("sid")?;
@@ -212,6 +214,7 @@ fn domain(packet: &Packet) -> Result<String> {
 /// A session without its wrapped key.
 fn described((sid, session): (&u64, &Session)) -> Value {
     let mut public: Value = serde_json::from_str(&session.recipe).unwrap_or_default();
+    let keks = keks(&public);
     if let Some(recipe) = public.as_object_mut() {
         for field in ["blob", "public", "older"] {
             recipe.remove(field);
@@ -219,5 +222,16 @@ fn described((sid, session): (&u64, &Session)) -> Value {
     }
     json!({
         "sid": sid, "domain": session.domain, "ends": session.ends.len(), "recipe_public": public,
+        "keks": keks,
     })
+}
+
+/// The numbers of the key-encryption keys that a recipe's blobs are under: they stand in their heads.
+fn keks(recipe: &Value) -> BTreeSet<u32> {
+    let older = recipe["older"].as_array().map_or(&[][..], Vec::as_slice);
+    std::iter::once(recipe)
+        .chain(older)
+        .filter_map(|of| packet::bytes(of.as_object()?, "blob").ok()?)
+        .filter_map(|blob| Some(u32::from_le_bytes(blob.get(4..8)?.try_into().ok()?)))
+        .collect()
 }

@@ -27,6 +27,8 @@ impl Supervisor {
         let quiet = self.workers.values().all(Worker::quiet)
             && self.sessions.values().all(|s| s.reply.is_none())
             && self.replacements.is_empty()
+            && self.rekey.quiet()
+            && self.deferred.is_empty()
             && self.domains.values().all(|d| d.waiting.is_empty())
             && self.broker.as_ref().is_some_and(|b| !b.link.waiting());
         if !quiet {
@@ -149,7 +151,8 @@ impl Supervisor {
             "version": VERSION, "reply": reply, "listening": listening, "kek": kek,
             "workers": workers, "domains": domains, "sessions": sessions, "broker": broker,
             "last_worker": self.last_worker, "last_session": self.last_session,
-            "clients": self.clients,
+            "clients": self.clients, "sources": self.rekey.sources,
+            "secret_memory": self.secret_memory,
             "options": {
                 "command": command, "user": self.options.user, "idle_exit": self.options.idle_exit,
             },
@@ -206,6 +209,8 @@ impl Supervisor {
         let mut supervisor = Supervisor::new(options, kek, listening)?;
         supervisor.last_worker = integer(&state["last_worker"])?;
         supervisor.last_session = integer(&state["last_session"])?;
+        supervisor.rekey.sources = state["sources"].clone();
+        supervisor.secret_memory = state["secret_memory"] == Value::Bool(true);
         supervisor.clients = integer(&state["clients"])?;
         for entry in list(&state["domains"]) {
             let domain = Domain {

@@ -1,18 +1,23 @@
 //! The service manager: sockets that it opened, descriptors that it keeps for us, and what we tell it.
 //!
 //! Every session is kept with it as two kinds of descriptors: `session-N`, its serving ends, and `recipe-N`,
-//! a memfd with its domain and recipe. So sessions survive the death of the supervisor itself.
+//! a memfd with its domain and recipe; the key-encryption keys as `kek` where they lie in secret memory. So
+//! sessions survive the death of the supervisor itself.
 
+use super::keeper::Kek;
 use super::{Listening, Session, Supervisor};
 use crate::sys;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::memfd;
 use sd_notify::NotifyState;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
+
+/// The names of the key-encryption keys' secret memory, and of what is known about it.
+const KEK: &str = "kek";
+const KEK_ABOUT: &str = "kek-about";
 
 /// What was kept for one session.
 #[derive(Default)]
@@ -21,20 +26,26 @@ pub struct Stored {
     ends: Vec<OwnedFd>,
 }
 
-/// Descriptors that came with names, once sorted.
-static STORED: Mutex<BTreeMap<u64, Stored>> = Mutex::new(BTreeMap::new());
+/// What the service manager gave us, sorted by name.
+#[derive(Default)]
+pub struct Inherited {
+    pub listening: Vec<Listening>,
+    pub sessions: BTreeMap<u64, Stored>,
+    /// The key-encryption keys and their sources.
+    pub kek: Option<(Kek, Value)>,
+}
 
 fn there() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// The sockets that the service manager opened.
-pub fn sockets() -> Result<Vec<Listening>> {
-    let mut listening = Vec::new();
+/// The sockets that the service manager opened, and what it kept. Once.
+pub fn inherited() -> Result<Inherited> {
+    let mut found = Inherited::default();
     let Ok(all) = sd_notify::listen_fds_with_names(false) else {
-        return Ok(listening);
+        return Ok(found);
     };
-    let mut kept = STORED.lock().unwrap_or_else(|e| e.into_inner());
+    let (mut memory, mut about) = (None, None);
     for (number, name) in all {
         let fd = sys::inherited(number).map_err(|error| {
             Error::system(
@@ -44,19 +55,53 @@ pub fn sockets() -> Result<Vec<Listening>> {
         })?;
         let of = |prefix: &str| name.strip_prefix(prefix)?.parse::<u64>().ok();
         if let Some(sid) = of("session-") {
-            kept.entry(sid).or_default().ends.push(fd);
+            found.sessions.entry(sid).or_default().ends.push(fd);
         } else if let Some(sid) = of("recipe-") {
-            kept.entry(sid).or_default().recipe = Some(fd);
+            found.sessions.entry(sid).or_default().recipe = Some(fd);
+        } else if name == KEK {
+            memory = Some(fd);
+        } else if name == KEK_ABOUT {
+            about = json(&fd);
         } else {
-            listening.push(Listening { fd, path: None });
+            found.listening.push(Listening { fd, path: None });
         }
     }
-    Ok(listening)
+    if let (Some(memory), Some(about)) = (memory, about) {
+        let bytes = about["bytes"].as_u64();
+        found.kek = bytes.map(|bytes| (Kek::Memory { memory, bytes }, about["sources"].clone()));
+    }
+    Ok(found)
 }
 
-/// The sessions that the service manager kept; call after `sockets`, once.
-pub fn stored() -> BTreeMap<u64, Stored> {
-    std::mem::take(&mut *STORED.lock().unwrap_or_else(|e| e.into_inner()))
+/// What a memfd of ours says.
+fn json(memory: &OwnedFd) -> Option<Value> {
+    let file = std::fs::File::from(memory.try_clone().ok()?);
+    let size = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    serde_json::from_slice(&memfd::read(memory.as_fd(), size).ok()?).ok()
+}
+
+/// Has the key-encryption keys kept: as secret memory, or not at all.
+pub fn keep_kek(kek: &Kek, sources: &Value) {
+    if !there() {
+        return;
+    }
+    for name in [KEK, KEK_ABOUT] {
+        drop_named(name);
+    }
+    if let Kek::Memory { memory, bytes } = kek {
+        let about = json!({"bytes": bytes, "sources": sources}).to_string();
+        if let Ok(about) = memfd::with(&[Input::from(about.as_bytes())]) {
+            store(KEK, &[memory.as_fd()]);
+            store(KEK_ABOUT, &[about.as_fd()]);
+        }
+    }
+}
+
+fn drop_named(name: &str) {
+    let _ = sd_notify::notify(
+        false,
+        &[NotifyState::FdStoreRemove, NotifyState::FdName(name)],
+    );
 }
 
 fn store(name: &str, fds: &[BorrowedFd<'_>]) {
@@ -93,10 +138,7 @@ pub fn keep_end<'a>(sid: u64, ends: impl Iterator<Item = BorrowedFd<'a>>) {
 pub fn forget(sid: u64) {
     if there() {
         for name in [format!("recipe-{sid}"), format!("session-{sid}")] {
-            let _ = sd_notify::notify(
-                false,
-                &[NotifyState::FdStoreRemove, NotifyState::FdName(&name)],
-            );
+            drop_named(&name);
         }
     }
 }
@@ -132,21 +174,20 @@ impl Supervisor {
 
     /// Goes on with the sessions that the service manager kept for a supervisor before this one.
     pub(super) fn restore_sessions(&mut self, stored: BTreeMap<u64, Stored>) {
+        let mut all: BTreeMap<u64, Vec<(u64, Vec<u64>)>> = BTreeMap::new();
         for (sid, stored) in stored {
-            if self.restore_session(sid, stored).is_none() {
-                forget(sid);
+            match self.restore_session(sid, stored) {
+                Some((worker, inodes)) => all.entry(worker).or_default().push((sid, inodes)),
+                None => forget(sid),
             }
+        }
+        for (worker, sessions) in all {
+            self.give(worker, sessions);
         }
     }
 
-    fn restore_session(&mut self, sid: u64, stored: Stored) -> Option<()> {
-        let recipe = stored.recipe?;
-        let size = std::fs::File::from(recipe.try_clone().ok()?)
-            .metadata()
-            .ok()?
-            .len();
-        let text = memfd::read(recipe.as_fd(), usize::try_from(size).ok()?).ok()?;
-        let about: Value = serde_json::from_slice(&text).ok()?;
+    fn restore_session(&mut self, sid: u64, stored: Stored) -> Option<(u64, Vec<u64>)> {
+        let about = json(&stored.recipe?)?;
         let domain = about["domain"].as_str()?.to_owned();
         let number = self.current(&domain).ok()?;
         let mut inodes = Vec::new();
@@ -171,7 +212,6 @@ impl Supervisor {
             reply: None,
         };
         self.sessions.insert(sid, session);
-        self.give(number, vec![(sid, inodes)]);
-        Some(())
+        Some((number, inodes))
     }
 }

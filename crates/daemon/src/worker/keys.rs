@@ -18,9 +18,9 @@ const NONCE: usize = 12;
 const TAG: usize = 16;
 const HEAD: usize = 4 + 4 + NONCE;
 /// Bytes of a key-encryption key.
-const KEK: usize = 32;
+pub const KEK: usize = 32;
 /// Bytes of its entry in a file or in secret memory: its number, then the key.
-const ENTRY: usize = 4 + KEK;
+pub const ENTRY: usize = 4 + KEK;
 /// Most of them.
 const ENTRIES: usize = 64;
 /// Most bytes of key-encryption keys.
