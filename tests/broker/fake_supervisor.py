@@ -271,6 +271,7 @@ class Supervisor:
         self.environment = environment
         self.workers: dict[str, Worker] = {}
         self.sessions: dict[int, tuple[socket.socket, dict[str, Any], str]] = {}
+        self.given_up: dict[str, str] = {}
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.refused: dict[str, int] = {}
         #: Ops on which the worker dies before it answers, and how often.
@@ -455,7 +456,8 @@ class Supervisor:
         ]
         if op in ("hello", "status"):
             fds = [w.brokers for w in self.workers.values()] if op == "hello" else []
-            return {"workers": listed, "supervisor": os.getpid(), "listening": []}, fds
+            more = {"given_up": self.given_up, "kek": "memfd_secret"} if op == "status" else {}
+            return {"workers": listed, "supervisor": os.getpid(), "listening": [], **more}, fds
         if op == "kek":
             self.keks = [(one, os.pread(packet.fds[one["fd"]], 64, 0)) for one in asked["keks"]]
             for said, entry in self.keks:

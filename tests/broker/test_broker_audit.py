@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
+import os
 import pathlib
 
 import pytest
@@ -165,3 +167,27 @@ def test_pages(log: tuple[pathlib.Path, bytes, list[Head]]) -> None:
     assert numbers == [16, 17, 18]
     assert len(page(path, 0, 1000)) == 20
     assert page(path, 20, 10) == []
+
+
+def test_a_disk_that_fails_under_the_lines_ends_everything(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Audit(tmp_path / "audit.log")
+    log.write("one")
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fails)
+        with pytest.raises(OSError, match="Input/output"):
+            log.sync()
+    # The kernel would say that all is well now; the line is not on the disk.
+    log.sync()
+    with pytest.raises(OSError, match="not logged") as caught:
+        log.write("two")
+    assert caught.value.errno == errno.EIO
+    log.close()
+    log = Audit(tmp_path / "audit.log")
+    log.write("two")
+    log.close()

@@ -482,6 +482,13 @@ def test_metrics(supervisor: Supervisor, broker: Client, asks: bytes) -> None:
     assert '\ncryptofd_refusals_total{method="generate",errno="EEXIST"} 1\n' in text
 
 
+def test_status_tells_of_workers_that_were_given_up(supervisor: Supervisor, broker: Client) -> None:
+    assert broker.call("Status")["kek"] == "memfd_secret"
+    supervisor.given_up["uid:7"] = "five workers died within ten seconds"
+    problems = broker.call("Status")["problems"]
+    assert "the worker of uid:7: five workers died within ten seconds" in problems
+
+
 def test_status_goes_to_systemd(
     supervisor: Supervisor, connect: Callable[[], Client], tmp_path: pathlib.Path
 ) -> None:

@@ -59,7 +59,11 @@ class Head:
 
 
 class Audit:
-    """The log, open for appending. A line is in the file before its call goes on."""
+    """The log, open for appending.
+
+    A line is in the file before its call goes on: whatever ends the broker, it stays. sync() brings
+    the lines to the disk, about once a second: what a loss of power takes is that second's lines.
+    """
 
     def __init__(
         self, path: pathlib.Path, *, head_out: Callable[[Head], None] = lambda _: None
@@ -67,6 +71,8 @@ class Audit:
         self.path = path
         #: Key 0 of a log that was begun just now: to be kept elsewhere. Not in any file.
         self.initial_key: bytes | None = None
+        #: Why nothing more is logged, and so nothing done.
+        self.problem: str | None = None
         self._head_out = head_out
         self._fd = -1
         self._state = -1
@@ -90,6 +96,12 @@ class Audit:
 
     def write(self, event: str, **what: Any) -> None:
         """Append a line. OSError if it did not reach the file: then do not do what it says."""
+        if self.problem is not None:
+            raise refusal(
+                errno.EIO,
+                f"{self.problem}; mend the disk, then start the broker again: "
+                "nothing is done that is not logged",
+            )
         entry = {"n": self._number + 1, "t": round(time.time(), 3), "event": event, **what}
         text = _ENCODER.encode(entry)
         # A lone surrogate, which UTF-8 does not have, becomes JSON's own escape.
@@ -112,8 +124,13 @@ class Audit:
         """Bring what was written to the disk, and the head elsewhere."""
         if self._dirty:
             self._dirty = False
-            os.fdatasync(self._fd)
-            os.fdatasync(self._state)
+            try:
+                os.fdatasync(self._fd)
+                os.fdatasync(self._state)
+            except OSError as error:
+                # The kernel forgets what it could not write: a second try would pass for success.
+                self.problem = f"{self.path} may lack lines on the disk: {error.strerror}"
+                raise
             self._head_out(self.head)
 
     def close(self) -> None:

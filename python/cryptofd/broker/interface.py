@@ -137,6 +137,7 @@ class StatusOf(typing.TypedDict):
     policy: str
     level: str
     audit: str
+    kek: str | None
 
 
 class Explained(typing.TypedDict):

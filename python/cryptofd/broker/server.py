@@ -451,6 +451,11 @@ class Server:
             problems.append(f"policy: {self.policy.problem}; the old one stays in force")
         if (self.config.state / "audit.key").exists():
             problems.append("audit.key lies beside the log that it checks: keep it elsewhere")
+        if self.audit.problem is not None:
+            problems.append(f"{self.audit.problem}; nothing is done until the broker starts again")
+        given_up = answer.fields.get("given_up")
+        if isinstance(given_up, dict):
+            problems += [f"the worker of {name}: {why}" for name, why in given_up.items()]
         return {
             "version": __version__,
             "broker": os.getpid(),
@@ -463,6 +468,7 @@ class Server:
             or "built in",
             "level": self.policy.level,
             "audit": str(self.audit.head),
+            "kek": str(answer.fields["kek"])[:64] if "kek" in answer.fields else None,
         }
 
     async def _do_sessions(self, caller: Caller, all: bool) -> list[terms.Session]:

@@ -29,7 +29,9 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """All findings, topic by topic."""
-    for look in (engines, preferences, kernel, hardware, openssl, nss, memory, fips):
+    from cryptofd.cli.findings_broker import broker
+
+    for look in (engines, preferences, kernel, hardware, openssl, nss, memory, broker, fips):
         yield from look()
 
 
@@ -39,6 +41,12 @@ def read(path: str | Path) -> str | None:
         return Path(path).read_text(errors="replace").strip()
     except OSError:
         return None
+
+
+def release() -> tuple[int, int]:
+    """The kernel's version, as far as it can be compared."""
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def engines() -> Iterator[Finding]:
@@ -102,11 +110,9 @@ _KINDS = (
 
 
 def kernel() -> Iterator[Finding]:
-    release = platform.release()
-    topic = f"Kernel {release}"
+    topic = f"Kernel {platform.release()}"
     level = read("/proc/sys/crypto/af_alg_restrict")
-    match = re.match(r"(\d+)\.(\d+)", release)
-    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    version = release()
     if level not in {None, "0"}:
         what = {"1": "a short list of algorithms, most for administrators", "2": "none of AF_ALG"}
         yield Finding(
