@@ -223,6 +223,7 @@ def open(
     broker: bool | Connection | None = None,
     version: int | None = None,
     usage: Iterable[str] | None = None,
+    direct: bool = False,
     engine: str | None = None,
     driver: str | None = None,
     hardware: Literal["any", "prefer", "require", "forbid"] | None = None,

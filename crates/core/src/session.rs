@@ -4,7 +4,7 @@ mod one_message;
 
 use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
-use crate::engines::{self, kernel::Adopted};
+use crate::engines::kernel::{self, Adopted};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::pair;
 use crate::preferences;
@@ -174,7 +174,7 @@ impl Session {
             why: "faster at long messages only".to_owned(),
         };
         let choice = choose::open(&self.spec, None, &[passed]).ok()?;
-        if choice.engine.name() != engines::all().first()?.name() {
+        if choice.engine.name() != crate::engines::all().first()?.name() {
             return None;
         }
         Some(Arc::new(Session {
@@ -185,6 +185,15 @@ impl Session {
             counters: Counters::default(),
             one_message: OneMessage::of(algorithm),
         }))
+    }
+
+    /// An AF_ALG operation socket with the key in the kernel, to be given away, and its driver. Whoever holds
+    /// it uses the key in both directions, cannot read it, and cannot be stopped.
+    pub fn give_away(mut request: Request) -> Result<(OwnedFd, String)> {
+        request.engine = Some("kernel".to_owned());
+        // Opened first, so that all that holds of a session holds of the socket: constraints, policy, tests.
+        let session = Session::open(request)?;
+        kernel::operation(&session.spec)
     }
 
     /// A session over an AF_ALG socket that another process made: a bound one, or an operation socket.

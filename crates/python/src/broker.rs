@@ -5,13 +5,16 @@ use crate::ffi::View;
 use crate::remote;
 use cryptofd_core::broker::{self, Address, Answer};
 use cryptofd_core::client::Client;
+use cryptofd_core::engine::Parameters;
 use cryptofd_core::error::Error;
+use cryptofd_core::session::Session;
 use cryptofd_core::sys::descriptor::duplicate;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
 use serde_json::{Value, json};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// A broker: what is asked of it, by the name of its Varlink method. `address` is a path, `fd:N`, or None for
@@ -137,14 +140,22 @@ impl BrokerClient {
     }
 }
 
-/// Opens a session that the broker serves: on a key of its own that `key` names, or on one that is handed
-/// over and kept as long as the session. Options are those of `open`; None where it is not the broker's.
+/// What the broker opened.
+pub enum Opened {
+    /// A session that a worker serves.
+    Served(Box<Client>),
+    /// A direct one: the kernel's socket, used by this process itself.
+    Direct(Arc<Session>),
+}
+
+/// Opens a session of the broker's: on a key of its own that `key` names, or on one that is handed over
+/// and kept as long as the session. Options are those of `open`; None where it is not the broker's.
 pub fn open(
     python: Python<'_>,
     algorithm: &str,
     key: Option<&Bound<'_, PyAny>>,
     options: Option<&Bound<'_, PyDict>>,
-) -> PyResult<Option<Client>> {
+) -> PyResult<Option<Opened>> {
     let text: Option<String> = match key {
         Some(key) if key.is_instance_of::<PyString>() => Some(key.extract()?),
         _ => None,
@@ -181,6 +192,7 @@ pub fn open(
         let value = match name.as_str() {
             "engine" | "driver" | "hardware" | "padding" => json!(value.extract::<String>()?),
             "fips" => json!(value.extract::<bool>()?),
+            "direct" if label.is_some() => json!(value.extract::<bool>()?),
             "tag_size" | "digest_size" => json!(value.extract::<u32>()?),
             "version" if label.is_some() => {
                 parameters["version"] = json!(value.extract::<u32>()?);
@@ -209,24 +221,53 @@ pub fn open(
     let through = through.as_ref().map(Bound::get);
     if let Some(label) = label {
         parameters["key"] = json!(label);
-        return self::session(python, through, "Open", &parameters, &[]).map(Some);
+        let mut answer = self::session(python, through, "Open", &parameters, &[])?;
+        let fd = answer.descriptor("fd").map_err(Raise)?;
+        let opened = if parameters["options"]["direct"] == true {
+            Opened::Direct(direct(python, algorithm, &parameters, &answer, fd)?)
+        } else {
+            Opened::Served(Box::new(remote::adopt(python, fd)?))
+        };
+        return Ok(Some(opened));
     }
     let key = key.ok_or_else(|| PyTypeError::new_err("broker=True: which key?"))?;
     let view = View::read(key)?;
     let bytes = Zeroizing::new(view.to_vec());
     let fd = broker::pipe(&bytes).map_err(Raise)?;
     parameters["fd"] = json!(0);
-    self::session(python, through, "HandOver", &parameters, &[fd]).map(Some)
+    let mut answer = self::session(python, through, "HandOver", &parameters, &[fd])?;
+    let fd = answer.descriptor("fd").map_err(Raise)?;
+    let client = remote::adopt(python, fd)?;
+    Ok(Some(Opened::Served(Box::new(client))))
 }
 
-/// The descriptor of a session that `method` opens.
+/// The session over the kernel's socket that came.
+fn direct(
+    python: Python<'_>,
+    algorithm: &str,
+    asked: &Value,
+    answer: &Answer,
+    fd: OwnedFd,
+) -> PyResult<Arc<Session>> {
+    let tag_size = answer.parameters["tag_size"].as_u64();
+    let parameters = Parameters {
+        tag_size: tag_size.and_then(|size| usize::try_from(size).ok()),
+        pkcs7: asked["options"]["padding"] == "pkcs7",
+        ..Parameters::default()
+    };
+    python
+        .detach(|| Session::adopt(fd, algorithm, parameters))
+        .map_err(|error| Raise(error).into())
+}
+
+/// What `method`, which opens a session, answers.
 fn session(
     python: Python<'_>,
     through: Option<&BrokerClient>,
     method: &str,
     parameters: &Value,
     fds: &[OwnedFd],
-) -> PyResult<Client> {
+) -> PyResult<Answer> {
     let call = || match through {
         Some(client) => client.ask(python, method, parameters, fds, true),
         None => {
@@ -234,18 +275,16 @@ fn session(
             ask(python, broker, method, parameters, fds, true)
         }
     };
-    let mut answer = match call() {
+    match call() {
         Err(error) if through.is_none() && absent(python, &error) => {
             // The embedded default: a broker of this user's own.
             python
                 .import("cryptofd.broker.private")?
                 .call_method0("start")?;
-            call()?
+            call()
         }
-        other => other?,
-    };
-    let fd = answer.descriptor("fd").map_err(Raise)?;
-    remote::adopt(python, fd)
+        other => other,
+    }
 }
 
 /// Whether nobody listens where a broker would be, and the environment names none.

@@ -1,5 +1,6 @@
 //! `CryptoFD`: one algorithm, one key, one engine; the whole everyday API.
 
+use crate::broker::Opened;
 use crate::errors::Raise;
 use crate::ffi::{self, View, new_bytes};
 use crate::hash::LONG;
@@ -146,16 +147,22 @@ pub fn open(
             "flags={flags:#x}: cryptofd.NONBLOCK is the only one"
         )))));
     }
-    if let Some(client) = crate::broker::open(python, algorithm, key, options)? {
-        if flags & libc::O_NONBLOCK != 0 {
-            ffi::set_nonblock(client.as_fd()).map_err(Raise)?;
+    let session = match crate::broker::open(python, algorithm, key, options)? {
+        Some(Opened::Served(client)) => {
+            if flags & libc::O_NONBLOCK != 0 {
+                ffi::set_nonblock(client.as_fd()).map_err(Raise)?;
+            }
+            let facts = Facts::new(client.info())?;
+            let client = *client;
+            let backing = Backing::Remote(Arc::new(Remote { client, facts }));
+            return Ok(CryptoFD::new(backing, None));
         }
-        let facts = Facts::new(client.info())?;
-        let backing = Backing::Remote(Arc::new(Remote { client, facts }));
-        return Ok(CryptoFD::new(backing, None));
-    }
-    let request = settings(algorithm, key, options)?;
-    let session = python.detach(|| Session::open(request)).map_err(Raise)?;
+        Some(Opened::Direct(session)) => session,
+        None => {
+            let request = settings(algorithm, key, options)?;
+            python.detach(|| Session::open(request)).map_err(Raise)?
+        }
+    };
     Ok(CryptoFD {
         nonblock: flags & libc::O_NONBLOCK != 0,
         ..CryptoFD::new(Backing::Local(session), None)

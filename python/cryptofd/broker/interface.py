@@ -118,10 +118,11 @@ def error_reply(number: int, message: str) -> TypedVarlinkErrorReply:
 
 
 class Opened(typing.TypedDict):
-    """A session and its descriptor."""
+    """A session and its descriptor: a cryptofd or, of a direct one, an AF_ALG socket."""
 
     session: int
     fd: FileDescriptor
+    tag_size: int | None
 
 
 class StatusOf(typing.TypedDict):

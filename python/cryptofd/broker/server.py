@@ -336,7 +336,7 @@ class Server:
                 self._count_refusal(caller, "open", asked, outcome)
                 then(outcome)
             else:
-                then(({"session": outcome[0], "fd": 0}, outcome[1]))
+                then(({"session": outcome[0], "fd": 0, "tag_size": None}, outcome[1]))
 
         self.calls["open"] += 1
         self.policy.refresh()
@@ -386,14 +386,12 @@ class Server:
             self.audit.write("refused-by-worker", domain=domain, **what)
 
     async def _do_open(self, caller: Caller, **asked: Any) -> interface.Opened:
-        sid, fd = await self.sessions.open(caller, **asked)
-        return {"session": sid, "fd": FileDescriptor(fd, should_close=True)}
+        return _opened(*await self.sessions.open(caller, **asked))
 
     async def _do_hand_over(
         self, caller: Caller, fd: FileDescriptor, **asked: Any
     ) -> interface.Opened:
-        sid, session = await self.sessions.hand_over(caller, fd=_readable(fd), **asked)
-        return {"session": sid, "fd": FileDescriptor(session, should_close=True)}
+        return _opened(*await self.sessions.hand_over(caller, fd=_readable(fd), **asked))
 
     async def _do_generate(self, caller: Caller, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.generate(caller, **asked))
@@ -685,6 +683,10 @@ def _gid(text: str) -> int:
         return int(text) if text.isdigit() else grp.getgrnam(text).gr_gid
     except (KeyError, OverflowError):
         raise invalid(f"there is no group {text[:64]!r}") from None
+
+
+def _opened(sid: int, fd: int, tag_size: int | None = None) -> interface.Opened:
+    return {"session": sid, "fd": FileDescriptor(fd, should_close=True), "tag_size": tag_size}
 
 
 def _readable(fd: FileDescriptor) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +45,8 @@ class Live:
     key: str | None = None
     name: str | None = None
     opened: int | None = None
+    #: A socket of the kernel's, which nobody takes back.
+    direct: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Sessions:
     _opening: Counter[int] = field(default_factory=Counter)
     #: Sessions that ended before we heard of them: their notices overtook the answers.
     _over: set[int] = field(default_factory=set)
+    #: Numbers of direct sessions, which the supervisor knows nothing of.
+    _direct_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1 << 48))
 
     async def recover(self) -> None:
         """Learn of the sessions that a broker before this one opened."""
@@ -106,13 +112,14 @@ class Sessions:
         version: int | None,
         options: terms.SessionOptions | None,
         usage: list[str] | None,
-    ) -> tuple[int, int]:
-        """A session's number and descriptor."""
-        return await self._open(
-            self._wanted(
-                caller, key=key, algorithm=algorithm, version=version, options=options, usage=usage
-            )
+    ) -> tuple[int, int, int | None]:
+        """A session's number and descriptor; of a direct one also the size of its tags."""
+        wanted = self._wanted(
+            caller, key=key, algorithm=algorithm, version=version, options=options, usage=usage
         )
+        if options is not None and options.direct:
+            return await self._direct(caller, wanted)
+        return *await self._open(wanted), None
 
     def begin(
         self, caller: Caller, then: Callable[[tuple[int, int] | OSError], None], **asked: Any
@@ -147,7 +154,10 @@ class Sessions:
         usage: list[str] | None,
     ) -> _Wanted:
         """The session that is asked for, if it may be."""
+        direct = options is not None and bool(options.direct)
         if key is None:
+            if direct:
+                raise invalid("a direct session holds a key: name one")
             if algorithm is None or usage is not None or version is not None:
                 raise invalid(
                     "name a key, or an algorithm that takes none (then no usage, version)"
@@ -184,6 +194,15 @@ class Sessions:
             "blob": to_base64(stored.blob),
             "public": None if stored.public is None else to_base64(stored.public),
         }
+        if direct:
+            if not stored.current or algorithm != own:
+                raise refused(
+                    f"{stored.name} version {stored.version} as {algorithm}: a direct session is "
+                    "on the newest version, as what it is"
+                )
+            return self._recipe(
+                caller, material, algorithm, granted, options, None, stored.id, stored.name
+            )
         if stored.current and "decrypt" in granted:
             # What an old version sealed is unsealed through the session on the newest.
             material["older"] = [
@@ -211,6 +230,8 @@ class Sessions:
         """A session on a raw key, which lives as long as the session."""
         if caller.narrowed is not None:
             raise refused("this connection was narrowed: it takes no key of its own")
+        if options is not None and options.direct:
+            raise invalid("a direct session is on a stored key")
         self.policy.require(caller.peer, algorithm=algorithm)
         attributes = self.keys.attributes(
             caller.peer.owner,
@@ -272,6 +293,57 @@ class Sessions:
         finally:
             self._count_opening(wanted.uid, -1)
         return self._made(wanted, sid, fd)
+
+    async def _direct(self, caller: Caller, wanted: _Wanted) -> tuple[int, int, int | None]:
+        """A socket of the kernel's with the key in it. The worker checks that nothing of the key's
+        is lost by it; who may have one is the policy's to say."""
+        recipe, peer = wanted.recipe, caller.peer
+        algorithm, asked = recipe["algorithm"], recipe["session"]
+        self.policy.require(
+            peer, algorithm=algorithm, engine="kernel", direct=True,
+            hardware=asked.get("hardware") in ("prefer", "require"),
+        )  # fmt: skip
+        try:
+            holder = os.pidfd_open(peer.pid)
+        except OSError:
+            raise refused(f"{peer} is gone: a direct session is listed by who got it") from None
+        try:
+            needed = ("key", "blob", "usage", "session")
+            answer = await self.backend.ask(
+                wanted.domain, "direct", **{name: recipe[name] for name in needed}
+            )
+            fd = answer.take(1)[0]
+            try:
+                sid = next(self._direct_numbers)
+                self.audit.write(
+                    "open", uid=wanted.uid, pid=wanted.pid, unit=wanted.unit, session=sid,
+                    key=wanted.name, id=wanted.key, algorithm=algorithm, usage=recipe["usage"],
+                    engine="kernel", direct=True, driver=answer.text("driver", 128),
+                )  # fmt: skip
+                if self.store.get(str(wanted.key)) is None:
+                    raise refusal(errno.EKEYREVOKED, f"{wanted.name} was deleted meanwhile")
+            except BaseException:
+                os.close(fd)
+                raise
+        except BaseException:
+            os.close(holder)
+            raise
+        self.opened += 1
+        self._begin(
+            Live(
+                sid, wanted.uid, wanted.pid, wanted.domain, algorithm, wanted.key, wanted.name,
+                int(time.time()), direct=True,
+            )
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+
+        def over_with() -> None:
+            loop.remove_reader(holder)
+            os.close(holder)
+            self.ended(sid)
+
+        loop.add_reader(holder, over_with)
+        return sid, fd, recipe["key"]["tag_size"]
 
     def _count_opening(self, uid: int, change: int) -> None:
         self._opening[uid] += change
@@ -378,6 +450,7 @@ class Sessions:
         self.policy.require(
             peer, algorithm=algorithm, engine=asked.get("engine"), hardware=hardware
         )
+        asked.pop("direct", None)
         return {**asked, **self.policy.narrowing(peer, asked)}
 
     # What lives
@@ -410,7 +483,11 @@ class Sessions:
     async def end_on(self, key: str) -> None:
         """End all sessions on a version of a key."""
         for one in [one for one in self.live.values() if one.key == key]:
-            await self._close(one.sid)
+            if one.direct:
+                # The key is gone from here; what was given away stays with who holds it.
+                self.audit.write("not-revoked", uid=one.uid, pid=one.pid, session=one.sid, id=key)
+            else:
+                await self._close(one.sid)
 
     async def end_expired(self, now: float) -> None:
         """End the sessions on keys whose time is over: the worker knows the end that was set when
@@ -426,13 +503,14 @@ class Sessions:
 
     async def close(self, caller: Caller, sid: int) -> None:
         """End a session of the caller's own, or any for an administrator."""
-        await self._mine(caller, sid)
+        self._revocable(await self._mine(caller, sid))
         self.audit.write("close", uid=caller.peer.uid, pid=caller.peer.pid, session=sid)
         await self._close(sid)
 
     async def move(self, caller: Caller, sid: int, engine: str) -> None:
         """Serve a session by another engine."""
         one = await self._mine(caller, sid)
+        self._revocable(one)
         self.policy.require(caller.peer, algorithm=one.algorithm, engine=engine)
         await self.backend.ask_supervisor("move", sid=sid, engine=engine)
         self.audit.write(
@@ -448,6 +526,14 @@ class Sessions:
             raise invalid(f"{caller.peer} has no session {sid}; cryptofd sessions lists them")
         return one
 
+    @staticmethod
+    def _revocable(one: Live) -> None:
+        if one.direct:
+            raise refused(
+                f"session {one.sid} is direct: a socket of the kernel's, which pid {one.pid} has "
+                "or gave away, and which cannot be taken back; end the process, rotate the key"
+            )
+
     async def _close(self, sid: int) -> None:
         try:
             await self.backend.ask_supervisor("close", sid=sid)
@@ -462,7 +548,14 @@ class Sessions:
             )
         return [
             terms.Session(
-                one.sid, one.uid, one.pid, one.domain, one.algorithm, one.name, one.opened
+                one.sid,
+                one.uid,
+                one.pid,
+                one.domain,
+                one.algorithm,
+                one.name,
+                one.opened,
+                one.direct,
             )
             for one in self.live.values()
             if all_of_them or one.uid == caller.peer.uid

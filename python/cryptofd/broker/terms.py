@@ -24,6 +24,7 @@ class SessionOptions:
     digest_size: int | None = None
     padding: str | None = None
     nonblock: bool | None = None
+    direct: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Worker(FromJSON):
 
 @dataclass(frozen=True)
 class Session(FromJSON):
-    """A session that lives. ``opened``: Unix seconds."""
+    """A session that lives. ``opened``: Unix seconds; ``direct``: the kernel's own descriptor, not
+    to be taken back, listed as long as the process that got it lives."""
 
     id: int
     uid: int
@@ -126,11 +128,12 @@ class Session(FromJSON):
     algorithm: str
     key: str | None
     opened: int | None
+    direct: bool
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Of an answer; what is not there is None."""
-        return super().of({"key": None, "opened": None, **values})
+        return super().of({"key": None, "opened": None, "direct": False, **values})
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
                 s.pid,
                 s.algorithm,
                 s.key,
-                s.domain,
+                f"{s.domain}, direct: not revocable" if s.direct else s.domain,
                 s.opened and datetime.datetime.fromtimestamp(s.opened).isoformat(" ", "seconds"),
             )
             for s in found

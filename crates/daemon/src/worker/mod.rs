@@ -4,6 +4,7 @@ mod attributes;
 mod confine;
 mod create;
 mod derive;
+mod direct;
 mod grant;
 pub mod keys;
 mod lease;
@@ -70,18 +71,24 @@ impl Jobs {
                 waiting.pop_front()
             };
             let Some(job) = job else { continue };
+            let mut fds = Vec::new();
             let done = match &job.wrapper {
+                Some(wrapper) if job.op == "direct" => direct::run(&job.packet.object, wrapper)
+                    .map(|(answer, fd)| {
+                        fds.push(fd);
+                        answer
+                    }),
                 Some(wrapper) => create::run(&job.op, job.packet, wrapper),
                 None => Err(sessions::no_wrapper()),
             };
-            say(&answer(job.id, done), &job.channel);
+            say(&answer(job.id, done), fds, &job.channel);
         }
     }
 }
 
 /// Answers the broker; one that is gone needs no answer.
-fn say(object: &Value, channel: &OwnedFd) {
-    if let Ok(packet) = pack(object, Vec::new()) {
+fn say(object: &Value, fds: Vec<OwnedFd>, channel: &OwnedFd) {
+    if let Ok(packet) = pack(object, fds) {
         let _ = put(&packet, channel);
     }
 }
@@ -275,7 +282,7 @@ impl Worker {
             return self.leases.answered(id, uses.unwrap_or(0));
         };
         if op == "ping" {
-            return say(&answer(id, Ok(json!({}))), &channel);
+            return say(&answer(id, Ok(json!({}))), Vec::new(), &channel);
         }
         let mut waiting = lock(&self.jobs.waiting);
         if waiting.len() >= WAITING {
@@ -285,7 +292,7 @@ impl Worker {
                 format!("{WAITING} requests wait for this worker: try again"),
             );
             drop(waiting);
-            return say(&answer(id, Err(busy)), &channel);
+            return say(&answer(id, Err(busy)), Vec::new(), &channel);
         }
         waiting.push_back(Job {
             packet,

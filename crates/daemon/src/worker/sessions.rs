@@ -213,7 +213,7 @@ pub fn no_wrapper() -> Error {
 }
 
 /// A list of texts; `None` where it is null or absent.
-fn words(recipe: &Map<String, Value>, field: &str) -> Result<Option<BTreeSet<String>>> {
+pub fn words(recipe: &Map<String, Value>, field: &str) -> Result<Option<BTreeSet<String>>> {
     match recipe.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Array(words)) => words
@@ -244,7 +244,7 @@ fn list<'a>(recipe: &'a Map<String, Value>, field: &str) -> Result<Vec<&'a Map<S
 }
 
 /// What the recipe says besides algorithm and key.
-fn options(recipe: &Map<String, Value>) -> Result<Request> {
+pub fn options(recipe: &Map<String, Value>) -> Result<Request> {
     let empty = Map::new();
     let session = match recipe.get("session") {
         None | Some(Value::Null) => &empty,

@@ -21,6 +21,7 @@ use crate::table::Kind;
 use drivers::Driver;
 use line::Lines;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use sys::{Errno, Socket};
@@ -132,6 +133,62 @@ fn set_key(socket: &Socket, key: &Key, name: &str) -> Result<()> {
     }
 }
 
+fn refused(name: &str, errno: Errno) -> Error {
+    let text = std::io::Error::from_raw_os_error(errno);
+    Error::not_offered(format!("AF_ALG's {name}: {text}"))
+}
+
+/// A bound socket with its key and the size of its tags.
+fn keyed(kind: &'static str, name: &str, key: &Key, tag_size: Option<usize>) -> Result<Socket> {
+    let socket = bind(kind, name)?;
+    set_key(&socket, key, name)?;
+    if let Some(size) = tag_size {
+        socket
+            .set_tag_size(size)
+            .map_err(|errno| refused(name, errno))?;
+    }
+    Ok(socket)
+}
+
+/// An operation socket of its own for a cipher, an AEAD or a MAC with a key, to be given away: whoever holds
+/// it uses the key in both directions and cannot read it. Also the driver that serves it.
+pub fn operation(spec: &Spec) -> Result<(OwnedFd, String)> {
+    let algorithm = spec.algorithm;
+    let (Some(name), Some(kind)) = (algorithm.kernel, alg_type(algorithm.kind)) else {
+        return Err(Error::not_offered(format!(
+            "AF_ALG has no {}",
+            algorithm.name
+        )));
+    };
+    if matches!(spec.key, Key::None | Key::Adopted(_)) || algorithm.name == "poly1305" {
+        return Err(Error::unsupported(format!(
+            "{}: an AF_ALG socket to give away holds a key",
+            algorithm.name
+        )));
+    }
+    let name = match kind {
+        "hash" => hash::name(spec, name)?,
+        _ => name.to_owned(),
+    };
+    let chosen = choose(spec, kind, &name)?;
+    let tag_size = (algorithm.kind == Kind::Aead).then(|| spec.tag_size());
+    let socket = keyed(kind, &chosen.bind, &spec.key, tag_size)?;
+    let given = socket.accept().and_then(Socket::into_fd);
+    let given = given.map_err(|errno| refused(&chosen.bind, errno))?;
+    Ok((given, chosen.driver))
+}
+
+/// The kind of socket that serves a kind of algorithm.
+fn alg_type(kind: Kind) -> Option<&'static str> {
+    Some(match kind {
+        Kind::Hash | Kind::Mac => "hash",
+        Kind::Cipher => "skcipher",
+        Kind::Aead => "aead",
+        Kind::Rng => "rng",
+        _ => return None,
+    })
+}
+
 /// Which driver a session gets.
 struct Chosen {
     /// What to bind: a driver's name, or the algorithm's.
@@ -227,16 +284,8 @@ impl Served {
         let (name, hardware) = (chosen.bind.clone(), chosen.hardware);
         let key = key.clone();
         let ready = move || -> Result<Lines> {
-            let socket = bind(kind, &name)?;
-            set_key(&socket, &key, &name)?;
-            let refused = |errno| {
-                let text = std::io::Error::from_raw_os_error(errno);
-                Error::not_offered(format!("AF_ALG's {name}: {text}"))
-            };
-            if let Some(size) = tag_size {
-                socket.set_tag_size(size).map_err(refused)?;
-            }
-            Lines::of(Arc::new(socket), hardware, buffers).map_err(refused)
+            let socket = keyed(kind, &name, &key, tag_size)?;
+            Lines::of(Arc::new(socket), hardware, buffers).map_err(|errno| refused(&name, errno))
         };
         let lines = if hardware {
             line::within(ready).map_err(|errno| {
@@ -298,23 +347,11 @@ impl Engine for Kernel {
 
     fn open(&self, spec: &Spec) -> Result<Opened> {
         let algorithm = spec.algorithm;
-        let Some(name) = algorithm.kernel else {
+        let (Some(name), Some(kind)) = (algorithm.kernel, alg_type(algorithm.kind)) else {
             return Err(Error::not_offered(format!(
                 "AF_ALG has no {}",
                 algorithm.name
             )));
-        };
-        let kind = match algorithm.kind {
-            Kind::Hash | Kind::Mac => "hash",
-            Kind::Cipher => "skcipher",
-            Kind::Aead => "aead",
-            Kind::Rng => "rng",
-            _ => {
-                return Err(Error::not_offered(format!(
-                    "AF_ALG has no {}",
-                    algorithm.name
-                )));
-            }
         };
         let name = match kind {
             "hash" => hash::name(spec, name)?,

@@ -2,7 +2,7 @@
 
 use crate::sys::buffer::{Input, Output};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An errno.
@@ -119,6 +119,16 @@ impl Socket {
         }
         // SAFETY: no memory is passed.
         Socket::own(unsafe { libc::fcntl(self.fd, libc::F_DUPFD_CLOEXEC, 0) })
+    }
+
+    /// Gives the descriptor away.
+    pub fn into_fd(self) -> Result<OwnedFd, Errno> {
+        if !self.is_ours() {
+            return Err(libc::EBADF);
+        }
+        let socket = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the number stands for the socket that this object made, and nobody closes it any more.
+        Ok(unsafe { OwnedFd::from_raw_fd(socket.fd) })
     }
 
     /// Whether it is an AF_ALG socket at all.
