@@ -151,15 +151,20 @@ def refused(code: int, call: Any, *arguments: Any, **options: Any) -> str:
 
 
 def memory(pid: int) -> Iterator[tuple[str, bytes]]:
-    """Every readable mapping, with its line of /proc/PID/maps."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        places, rights, *_ = line.split()
-        if rights.startswith("r") and "[v" not in line:
-            start, end = (int(place, 16) for place in places.split("-"))
+    """Every readable mapping in which anything was written, with its line of /proc/PID/maps."""
+    place = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if " " in name:
+            place, written = line, False
+        elif name in ("Anonymous", "Private_Dirty", "Shared_Dirty", "Swap", "Locked"):
+            written |= rest.split()[0] != "0"
+        elif name == "VmFlags" and written and " r" in place and "[v" not in place:
+            start, end = (int(one, 16) for one in place.split()[0].split("-"))
             with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as file:
                 try:
                     file.seek(start)
-                    yield line, file.read(end - start)
+                    yield place, file.read(end - start)
                 except OSError:
                     continue
 
