@@ -118,7 +118,7 @@ impl Attributes {
             Some(expires) if sys::now() >= expires => Err(Error::new(
                 ErrorKind::KeyRevoked,
                 libc::EKEYEXPIRED,
-                format!("{} has expired: rotate it", self.name()),
+                format!("{} has expired: make a new one", self.name()),
             )),
             _ => Ok(()),
         }

@@ -247,6 +247,29 @@ fn check_strength(kek: &Kek, strength: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// EPERM if what comes back out of a format without attributes would be more than what went in: without its
+/// end, or by the template of the wrapping key of another algorithm or with more usage.
+fn kept(attributes: &Attributes, by: &Attributes) -> Result<()> {
+    let name = attributes.name();
+    if attributes.number("expires").is_some() {
+        return Err(Error::refused(format!(
+            "{name} has an end, which only the format cryptofd brings along with a key"
+        )));
+    }
+    let Some(template) = by.object("wrap_template") else {
+        return Ok(());
+    };
+    let template = Attributes::parse(template)?;
+    let same = template.algorithm()?.name == attributes.algorithm()?.name;
+    if same && template.usage().all(|usage| attributes.allows(usage)) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "{name} would come back as more than it is, by the template of {}: the format cryptofd keeps attributes",
+        by.name()
+    )))
+}
+
 /// A key under another one.
 pub fn wrap(object: &Map<String, Value>, wrapper: &Wrapper) -> Result<Value> {
     let (attributes, key) = stored(packet::object(object, "key")?, wrapper)?;
@@ -276,6 +299,9 @@ pub fn wrap(object: &Map<String, Value>, wrapper: &Wrapper) -> Result<Value> {
             "{name} is a pair, and {} wraps secret keys only: kwp and cryptofd wrap both",
             kek.format.name()
         )));
+    }
+    if kek.format != Format::Own && !attributes.is("exportable") {
+        kept(&attributes, by)?;
     }
     let wrapped = kek.wrap(&attributes, &key)?;
     Ok(json!({"wrapped": packet::base64(&wrapped)}))
