@@ -55,14 +55,7 @@ class Broker:
 
     def start(self, *options: str) -> None:
         """Run it, and wait until it answers."""
-        given = environment(
-            CRYPTOFD_STATE=str(self.state), CRYPTOFD_POLICY=str(self.policy), **self.more
-        )
-        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket)]
-        command += ["--kek", str(self.state / "kek"), *options]
-        command += ["--", sys.executable, "-m", "cryptofd.broker"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log)
+        self.launch(*options)
         end = time.monotonic() + DEADLINE
         while True:
             with contextlib.suppress(OSError):
@@ -71,6 +64,16 @@ class Broker:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.02)
+
+    def launch(self, *options: str) -> None:
+        """Run it."""
+        given = environment(
+            CRYPTOFD_STATE=str(self.state), CRYPTOFD_POLICY=str(self.policy), **self.more
+        )
+        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket), *options]
+        command += ["--", sys.executable, "-m", "cryptofd.broker"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log)
 
     def connect(self) -> Connection:
         return Connection(str(self.socket))

@@ -278,6 +278,16 @@ def test_storage_over_restarts(tmp_path: Path) -> None:
     assert opened(b, "gcm(aes)", "secret").unseal(box) == b"data"
     opened(b, "ed25519", "pair").verify(signature, b"data")
     real.end()
+    # Without the key-encryption key there is nothing, and none is made anew: it may come back.
+    (real.state / "kek").rename(real.state / "elsewhere")
+    real.launch()
+    until(lambda: "state/kek: No such file" in real.log.read_text(), "it starts")
+    assert not (real.state / "kek").exists()
+    real.end()
+    (real.state / "elsewhere").rename(real.state / "kek")
+    real.start()
+    assert opened(real.connect(), "gcm(aes)", "secret").unseal(box) == b"data"
+    real.end()
 
 
 # KEY_DERIVE
