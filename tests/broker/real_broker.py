@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -40,6 +41,11 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def _with_us() -> None:
+    """A test that fails leaves nobody behind: PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
 class Broker:
     """One of our own: its socket, its store, and whoever may be asked to die."""
 
@@ -73,7 +79,9 @@ class Broker:
         command = [str(daemon.path()), "supervisor", "--listen", str(self.socket), *options]
         command += ["--", sys.executable, "-m", "cryptofd.broker"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=given, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, env=given, stdout=log, stderr=log, preexec_fn=_with_us
+            )
 
     def connect(self) -> Connection:
         return Connection(str(self.socket))
