@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -50,14 +51,33 @@ def _folder() -> Path:
 
 def listening() -> int | None:
     """The supervisor's pid, if a broker answers at the socket."""
-    try:
-        text, _ = BrokerClient(os.fspath(socket_path())).call("Status")
-    except CryptoFDError as error:
-        if error.errno != errno.ECONNREFUSED:
-            raise
-        return None
-    pid: int = json.loads(text)["supervisor"]
-    return pid
+    status = _status(socket_path(), PATIENCE)
+    return None if status is None else int(status["supervisor"])
+
+
+def _status(address: Path, patience: float) -> dict[str, Any] | None:
+    """What the broker there tells; None if nobody listens. ETIMEDOUT if it does not answer: the
+    client library would wait, for who is connected may be served any moment."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(max(patience, 0.1))
+        try:
+            sock.connect(os.fspath(address))
+            sock.sendall(b'{"method":"org.cryptofd.Broker.Status"}\0')
+            answer = b""
+            while not answer.endswith(b"\0"):
+                part = sock.recv(65536)
+                if not part:
+                    return None
+                answer += part
+        except TimeoutError:
+            raise CryptoFDError(
+                errno.ETIMEDOUT,
+                f"the broker at {address} does not answer; {address.parent / 'log'} may say why",
+            ) from None
+        except OSError:
+            return None
+    parameters: dict[str, Any] = json.loads(answer[:-1]).get("parameters", {})
+    return parameters if "supervisor" in parameters else None
 
 
 def command(address: Path, state: Path, idle: int | None = None) -> list[str]:
@@ -109,27 +129,33 @@ def launch(
             command(address, state, idle), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             cwd="/", env={**environment, "CRYPTOFD_STATE": os.fspath(state)}, **more,
         )  # fmt: skip
-    _await(process, address, log)
+    try:
+        _await(process, address, log)
+    except BaseException:
+        # Or it would start a broker that cannot live again and again.
+        process.terminate()
+        process.wait()
+        raise
     return process
 
 
 def _await(process: subprocess.Popen[bytes], address: Path, log: Path) -> None:
     until = time.monotonic() + PATIENCE
-    client = BrokerClient(os.fspath(address))
-    while True:
-        if process.poll() is not None:
-            raise CryptoFDError(
-                errno.ECONNREFUSED,
-                f"the broker ended at once ({process.returncode}); {log} says why",
-            )
-        with contextlib.suppress(CryptoFDError):
-            client.call("Status")
-            return
-        if time.monotonic() > until:
+    while process.poll() is None:
+        left = until - time.monotonic()
+        try:
+            if _status(address, left) is not None:
+                return
+        except CryptoFDError:
+            left = 0
+        if left <= 0:
             raise CryptoFDError(
                 errno.ETIMEDOUT, f"the broker does not answer after {PATIENCE:.0f} s; see {log}"
             )
         time.sleep(0.02)
+    raise CryptoFDError(
+        errno.ECONNREFUSED, f"the broker ended at once ({process.returncode}); {log} says why"
+    )
 
 
 def foreground() -> None:
