@@ -15,8 +15,8 @@ use crate::table::{self, Algorithm, Kind};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use one_message::OneMessage;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// What a caller asks for.
 #[derive(Clone, Debug, Default)]
@@ -72,14 +72,22 @@ impl Active {
     }
 }
 
-/// How often a session did what.
+/// How often a session did what. Laid out as it stands: it may lie in memory that outlives the process.
+#[repr(C)]
 #[derive(Default)]
-struct Counters {
-    operations: AtomicU64,
-    bytes: AtomicU64,
-    refused: AtomicU64,
-    elsewhere: AtomicU64,
+pub struct Counters {
+    /// Requests that were done.
+    pub operations: AtomicU64,
+    /// Bytes that they were about.
+    pub bytes: AtomicU64,
+    /// Requests that were refused.
+    pub refused: AtomicU64,
+    /// Requests that another engine did.
+    pub elsewhere: AtomicU64,
 }
+
+/// Counters that lie elsewhere.
+pub type Tally = Arc<dyn AsRef<Counters> + Send + Sync>;
 
 /// How often a session did what, read at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +132,7 @@ pub struct Session {
     /// Without a lock: the child of a fork would wait for whichever thread held it.
     active: ArcSwap<Active>,
     counters: Counters,
+    tally: OnceLock<Tally>,
     one_message: OneMessage,
 }
 
@@ -154,6 +163,7 @@ impl Session {
             engine: request.engine,
             active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
+            tally: OnceLock::new(),
             one_message: OneMessage::of(algorithm),
         }))
     }
@@ -183,6 +193,7 @@ impl Session {
             engine: None,
             active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
+            tally: OnceLock::new(),
             one_message: OneMessage::of(algorithm),
         }))
     }
@@ -235,6 +246,7 @@ impl Session {
     /// Engine, driver, reasons, counts.
     pub fn info(&self) -> Info {
         let active = self.active.load();
+        let counters = self.counters();
         let spare = active.spare.load();
         let more = spare.iter().flat_map(|spare| &spare.reasons);
         Info {
@@ -250,10 +262,10 @@ impl Session {
             key_size: self.spec.key.bytes().map_or(0, <[u8]>::len),
             pair: self.pair.clone(),
             counts: Counts {
-                operations: self.counters.operations.load(Ordering::Relaxed),
-                bytes: self.counters.bytes.load(Ordering::Relaxed),
-                refused: self.counters.refused.load(Ordering::Relaxed),
-                elsewhere: self.counters.elsewhere.load(Ordering::Relaxed),
+                operations: counters.operations.load(Ordering::Relaxed),
+                bytes: counters.bytes.load(Ordering::Relaxed),
+                refused: counters.refused.load(Ordering::Relaxed),
+                elsewhere: counters.elsewhere.load(Ordering::Relaxed),
                 moved: active.generation,
             },
         }
@@ -264,17 +276,32 @@ impl Session {
         self.pair.as_ref()
     }
 
+    /// Counts in `tally` from now on; once.
+    pub fn count_in(&self, tally: Tally) {
+        let _ = self.tally.set(tally);
+    }
+
+    fn counters(&self) -> &Counters {
+        self.tally
+            .get()
+            .map_or(&self.counters, |tally| (**tally).as_ref())
+    }
+
+    /// Counts a request that was refused before it came here.
+    pub fn count_refused(&self) {
+        self.counters().refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a request.
     pub(crate) fn count<T>(&self, bytes: usize, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) => {
-                self.counters.operations.fetch_add(1, Ordering::Relaxed);
-                self.counters
-                    .bytes
-                    .fetch_add(bytes as u64, Ordering::Relaxed);
+                let counters = self.counters();
+                counters.operations.fetch_add(1, Ordering::Relaxed);
+                counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
             }
             Err(_) => {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.counters().refused.fetch_add(1, Ordering::Relaxed);
             }
         }
         result
@@ -296,12 +323,25 @@ impl Session {
                 }
                 ErrorKind::Elsewhere => {
                     let spare = self.spare(&active, &error)?;
-                    self.counters.elsewhere.fetch_add(1, Ordering::Relaxed);
+                    self.counters().elsewhere.fetch_add(1, Ordering::Relaxed);
                     return f(&spare.work);
                 }
                 _ => return Err(error),
             }
         }
+    }
+
+    /// Serves by the engine of this name from now on. What runs (a hash, a stream) is finished where it was
+    /// begun. Where it cannot serve, the session stays where it is.
+    pub fn move_to(&self, engine: &str) -> Result<()> {
+        if matches!(self.spec.key, Key::Adopted(_)) {
+            return Err(Error::refused("a key in the kernel does not leave it"));
+        }
+        let choice = choose::open(&self.spec, Some(engine), &[])?;
+        let generation = self.active.load().generation + 1;
+        self.active
+            .store(Active::new(choice, generation, Vec::new()));
+        Ok(())
     }
 
     /// Leaves the engine of `generation` for the next one (unless another thread did already).
@@ -981,7 +1021,7 @@ impl Hasher {
             match self.state.update(data) {
                 Ok(()) => {
                     self.length += data.len() as u64;
-                    let bytes = &self.session.counters.bytes;
+                    let bytes = &self.session.counters().bytes;
                     bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -1154,7 +1194,7 @@ impl Stream {
             given += bulk.len();
         }
         self.held.extend_from_slice(&tail.to_vec());
-        let bytes = &self.session.counters.bytes;
+        let bytes = &self.session.counters().bytes;
         bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(given)
     }

@@ -1,5 +1,6 @@
 //! What the daemon asks of the system directly; the safe faces of it.
 
+use cryptofd_core::session::Counters;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -76,6 +77,8 @@ pub struct About {
     pub uid: u32,
     /// Type and permissions.
     pub mode: u32,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// What fstat says.
@@ -88,6 +91,7 @@ pub fn about(fd: BorrowedFd<'_>) -> io::Result<About> {
     Ok(About {
         uid: stat.st_uid,
         mode: stat.st_mode,
+        size: stat.st_size as u64,
     })
 }
 
@@ -328,6 +332,51 @@ impl Drop for Mapping {
         // SAFETY: ours, and nothing points into it any more.
         unsafe { libc::munmap(self.start, self.length) };
     }
+}
+
+/// Counters in a mapping, by their place.
+pub struct Place(std::sync::Arc<Mapping>, usize);
+
+impl Mapping {
+    /// The counters at a place; `None` beyond the mapping.
+    pub fn place(self: &std::sync::Arc<Self>, place: usize) -> Option<Place> {
+        let end = place.checked_add(1)?.checked_mul(size_of::<Counters>())?;
+        (end <= self.length).then(|| Place(self.clone(), place))
+    }
+}
+
+impl AsRef<Counters> for Place {
+    fn as_ref(&self) -> &Counters {
+        // SAFETY: within the mapping, which lives as long as this and is aligned to a page; any bytes are
+        // counters, and whoever else changes them meanwhile does so as we do, atomically.
+        unsafe { &*self.0.start.cast::<Counters>().add(self.1) }
+    }
+}
+
+// SAFETY: the mapping is an address that nobody moves; what lies there is copied or atomic.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+/// Memory of this size for others to write into: nobody can make it shorter under us.
+pub fn sealed_memory(size: usize) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    // SAFETY: a name that ends with a zero.
+    let fd = fresh(unsafe { libc::memfd_create(c"cryptofd counts".as_ptr(), flags) }.into())?;
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) })?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+    Ok(fd)
+}
+
+/// Overwrites what is there from `offset` on.
+pub fn write_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    let (start, length) = (bytes.as_ptr().cast(), bytes.len());
+    // SAFETY: `bytes` is readable for its length.
+    let put = unsafe { libc::pwrite(fd.as_raw_fd(), start, length, offset as libc::off_t) };
+    usize::try_from(put).map_err(|_| io::Error::last_os_error())
 }
 
 /// Reads what there is, at most `out.len()`.

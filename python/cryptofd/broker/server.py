@@ -27,7 +27,7 @@ from cryptofd.broker.backend import Backend, to_base64
 from cryptofd.broker.keys import Caller, Keys
 from cryptofd.broker.policy import Policy, owner_of
 from cryptofd.broker.refusal import invalid, refusal, refused
-from cryptofd.broker.sessions import Sessions
+from cryptofd.broker.sessions import Sessions, counts
 from cryptofd.broker.store import Store
 from cryptofd.broker.transport import Limits, Listener, Registry, Result, unexpected
 from cryptofd.broker.who import Peer
@@ -442,6 +442,7 @@ class Server:
                         int(values["pid"]),
                         int(values["epoch"]),
                         int(values["sessions"]),
+                        *counts(values),
                     )
                 )
         problems = list(self.store.problems)
@@ -472,7 +473,7 @@ class Server:
     async def _do_sessions(self, caller: Caller, all: bool) -> list[terms.Session]:
         if caller.narrowed is not None:
             raise refused("this connection was narrowed")
-        return self.sessions.listed(caller, all)
+        return await self.sessions.listed(caller, all)
 
     async def _do_close_session(self, caller: Caller, session: int) -> None:
         await self.sessions.close(caller, session)
@@ -608,15 +609,18 @@ class Server:
 
     # Metrics
 
-    def metrics(self) -> str:
+    async def metrics(self) -> str:
         """Prometheus text (version 0.0.4)."""
+        workers: list[Any] = []
+        with contextlib.suppress(OSError):
+            workers = (await self.backend.ask_supervisor("status")).list("workers")
         listener = self.listener
         lines: list[str] = []
 
         def one(name: str, kind: str, about: str, *values: tuple[str, float]) -> None:
             lines.append(f"# HELP cryptofd_{name} {about}")
             lines.append(f"# TYPE cryptofd_{name} {kind}")
-            lines.extend(f"cryptofd_{name}{labels} {value:g}" for labels, value in values)
+            lines.extend(f"cryptofd_{name}{labels} {value:.15g}" for labels, value in values)
 
         one("keys", "gauge", "Stored keys, all versions.", ("", len(self.store)))
         one("sessions", "gauge", "Sessions that live.", ("", self.sessions.count()))
@@ -630,6 +634,15 @@ class Server:
             "Connections turned away.",
             ("", listener.turned_away if listener else 0),
         )
+        of_domain = [(f'{{domain="{_escaped(w["domain"])}"}}', counts(w)) for w in workers]
+        for place, (name, about) in enumerate(
+            (
+                ("operations_total", "Requests that workers did."),
+                ("bytes_total", "Bytes that they were about."),
+                ("operations_refused_total", "Requests that workers refused."),
+            )
+        ):
+            one(name, "counter", about, *((labels, sums[place]) for labels, sums in of_domain))
         one(
             "calls_total",
             "counter",
@@ -661,7 +674,7 @@ class Server:
                 asked = b""
                 with contextlib.suppress(TimeoutError, ValueError):
                     asked = await asyncio.wait_for(reader.readline(), 0.2)
-                body = self.metrics().encode()
+                body = (await self.metrics()).encode()
                 if asked.startswith(b"GET "):
                     head = (
                         "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n"
@@ -674,6 +687,11 @@ class Server:
             pass
         finally:
             writer.close()
+
+
+def _escaped(text: str) -> str:
+    """As a label's value."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
 def _gid(text: str) -> int:

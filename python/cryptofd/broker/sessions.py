@@ -540,30 +540,40 @@ class Sessions:
         except OSError as error:
             _log.warning("session %d: %s", sid, error.strerror)
 
-    def listed(self, caller: Caller, all_of_them: bool) -> list[terms.Session]:
+    async def listed(self, caller: Caller, all_of_them: bool) -> list[terms.Session]:
         """The caller's sessions, or all of them."""
         if all_of_them and not self.policy.admin(caller.peer):
             raise refused(
                 f"only an administrator sees the sessions of others; {caller.peer} is none"
             )
+        counted: dict[Any, tuple[int, int, int]] = {}
+        with contextlib.suppress(OSError):
+            answer = await self.backend.ask_supervisor("sessions")
+            counted = {one.get("sid"): counts(one) for one in answer.list("sessions")}
         return [
             terms.Session(
-                one.sid,
-                one.uid,
-                one.pid,
-                one.domain,
-                one.algorithm,
-                one.name,
-                one.opened,
-                one.direct,
+                one.sid, one.uid, one.pid, one.domain, one.algorithm, one.name, one.opened,
+                one.direct, *counted.get(one.sid, (0, 0, 0)),
             )
             for one in self.live.values()
             if all_of_them or one.uid == caller.peer.uid
-        ][:PAGE]
+        ][:PAGE]  # fmt: skip
 
     def count(self) -> int:
         """How many live."""
         return len(self.live)
+
+
+def counts(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Requests done, bytes, requests refused, as the supervisor read them from a worker's page. The
+    worker may have written anything there."""
+    found = values.get("counts")
+    if not isinstance(found, dict):
+        return 0, 0, 0
+    done, size, refusals = (found.get(name) for name in ("operations", "bytes", "refused"))
+    if type(done) is int and type(size) is int and type(refusals) is int:
+        return done, size, refusals
+    return 0, 0, 0
 
 
 #: Sessions of one answer.

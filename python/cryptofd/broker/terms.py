@@ -114,6 +114,10 @@ class Worker(FromJSON):
     pid: int
     epoch: int
     sessions: int
+    #: Of all its domain's sessions so far: requests done, bytes they were about, requests refused.
+    operations: int
+    bytes: int
+    refused: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,10 @@ class Session(FromJSON):
     key: str | None
     opened: int | None
     direct: bool
+    #: Requests done, bytes they were about, requests refused.
+    operations: int
+    bytes: int
+    refused: int
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

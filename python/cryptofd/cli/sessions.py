@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(plain(found))
         return 0
     print_table(
-        ("id", "uid", "pid", "algorithm", "key", "domain", "opened"),
+        ("id", "uid", "pid", "algorithm", "key", "domain", "requests", "refused", "opened"),
         (
             (
                 s.id,
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
                 s.algorithm,
                 s.key,
                 f"{s.domain}, direct: not revocable" if s.direct else s.domain,
+                s.operations,
+                s.refused,
                 s.opened and datetime.datetime.fromtimestamp(s.opened).isoformat(" ", "seconds"),
             )
             for s in found

@@ -19,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import cryptofd
 
+    before: dict[int, tuple[int, int]] = {}
+    last = time.monotonic()
     with cryptofd.connect(start=False) as broker:
         while True:
             status = broker.status()
@@ -26,13 +28,30 @@ def run(options: argparse.Namespace) -> int:
             if sys.stdout.isatty() and not options.once:
                 print("\x1b[H\x1b[2J", end="")
             print(_head(status))
+            now = time.monotonic()
             print_table(
-                ("id", "uid", "pid", "algorithm", "key", "domain"),
-                ((s.id, s.uid, s.pid, s.algorithm, s.key, s.domain) for s in rows),
-            )
+                ("id", "uid", "pid", "algorithm", "key", "domain", "requests", "refused",
+                 "requests/s", "MiB/s"),
+                (
+                    (s.id, s.uid, s.pid, s.algorithm, s.key, s.domain, s.operations, s.refused,
+                     *_rates(s.operations, s.bytes, before.get(s.id), now - last))
+                    for s in rows
+                ),
+            )  # fmt: skip
+            before, last = {s.id: (s.operations, s.bytes) for s in rows}, now
             if options.once or not sys.stdout.isatty():
                 return 0
             time.sleep(options.every)
+
+
+def _rates(
+    operations: int, size: int, before: tuple[int, int] | None, seconds: float
+) -> tuple[str, str]:
+    """Of one session since the table before; nothing in the first one."""
+    if before is None or seconds <= 0:
+        return "", ""
+    requests = (operations - before[0]) / seconds
+    return f"{requests:.0f}", f"{(size - before[1]) / seconds / (1 << 20):.1f}"
 
 
 def _head(status: dict[str, Any]) -> str:

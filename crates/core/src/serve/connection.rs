@@ -361,7 +361,8 @@ impl Connection {
             return Ok(Done::Record(result));
         }
         if let Some(keeper) = self.state.keeper() {
-            keeper.allow(&request)?;
+            let allowed = keeper.allow(&request);
+            allowed.inspect_err(|_| self.state.session().count_refused())?;
         }
         let attached;
         let (mut aad, mut data) = (request.aad, request.data);

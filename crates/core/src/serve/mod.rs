@@ -82,6 +82,11 @@ impl Kept {
         pool::serve_end(end, state, taken_over)
     }
 
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.0.session
+    }
+
     /// How many ends are served.
     pub fn ends(&self) -> usize {
         self.0.descriptors.load(Ordering::Relaxed)

@@ -1,5 +1,6 @@
 //! Trust domains and their workers: starting, watching, taking over, replacing.
 
+use super::counts::Counts;
 use super::process::Process;
 use super::{Deaths, End, LINK, Session, Supervisor, system};
 use crate::packet::{FDS, Incoming, Link, PACKET, Packet, answered};
@@ -29,15 +30,25 @@ enum Pending {
     Kek,
     Rekey,
     Broker,
+    Counts,
     Ping,
     Drain,
     Serve(Vec<Given>),
+    Move(Move),
 }
 
 /// Ends of a session (by inode) that a worker was given.
 struct Given {
     sid: u64,
     ends: Vec<u64>,
+}
+
+/// A session that is to be served by another engine, and the broker's request for it.
+struct Move {
+    /// `None`: who asked is gone.
+    reply: Option<u64>,
+    sid: u64,
+    engine: String,
 }
 
 /// What one packet gives to a worker.
@@ -64,11 +75,12 @@ impl Batch {
         // Nobody has seen a session that still has to be answered.
         let takeover = session.reply.is_none();
         let recipe = &session.recipe;
+        let place = session.place.map_or(Value::Null, Value::from);
         let comma = if self.given.is_empty() { "" } else { "," };
         let number = ends.len();
         let _ = write!(
             self.text,
-            r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"recipe":{recipe}}}"#
+            r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"place":{place},"recipe":{recipe}}}"#
         );
         self.ends += number;
         self.given.push(Given {
@@ -117,6 +129,15 @@ impl Worker {
             replaces: None,
             leaving: None,
             replacement: None,
+        }
+    }
+
+    /// Whoever waits for it through the broker is gone.
+    pub fn forget_replies(&mut self) {
+        for pending in self.pending.values_mut() {
+            if let Pending::Move(moved) = pending {
+                moved.reply = None;
+            }
         }
     }
 
@@ -179,6 +200,8 @@ pub struct Domain {
     pub given_up: Option<String>,
     /// The broker's requests that wait for a worker.
     pub waiting: Vec<u64>,
+    /// How often its sessions did what.
+    pub(super) counts: Option<Counts>,
 }
 
 impl Supervisor {
@@ -214,6 +237,7 @@ impl Supervisor {
         let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
         domain.epoch += 1;
+        domain.counts = domain.counts.take().or_else(Counts::new);
         domain.current = Some(number);
         let epoch = domain.epoch;
         let mut worker = Worker::known(name.to_owned(), begun.process, begun.link, epoch, 0);
@@ -222,6 +246,14 @@ impl Supervisor {
         let id = worker.next(Pending::Kek);
         let told = worker.link.send(&begin, Vec::new());
         let told = told.and_then(|()| self.kek.give(id, &mut worker.link));
+        if let Some(counts) = self.domains.get(name).and_then(|d| d.counts.as_ref()) {
+            if let Ok(memory) = counts.as_fd().try_clone_to_owned() {
+                let id = worker.next(Pending::Counts);
+                let _ = worker
+                    .link
+                    .send(&json!({"id": id, "op": "counts"}), vec![memory]);
+            }
+        }
         // Even one that could not be told anything: its exit is seen to as any other's.
         if told.is_err() {
             worker.process.signal(libc::SIGKILL);
@@ -329,7 +361,9 @@ impl Supervisor {
         let Given { sid, ends } = given;
         let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
         if let Some((id, _)) = reply {
-            self.sessions.remove(&sid);
+            if let Some(session) = self.sessions.remove(&sid) {
+                self.leave_place(&session);
+            }
             super::systemd::forget(sid);
             self.reply(id, Err(error), Vec::new());
             return;
@@ -475,6 +509,7 @@ impl Supervisor {
             sys::shutdown(end.fd.as_fd());
         }
         super::systemd::forget(sid);
+        self.leave_place(&session);
         self.busy = Instant::now();
         if let Some((id, _)) = session.reply {
             let gone = Error::system(libc::ENODEV, "the session's worker");
@@ -506,7 +541,8 @@ impl Supervisor {
                 self.workers[&number].process.signal(libc::SIGKILL);
             }
             (Pending::Ping, _) => worker.asked = None,
-            (Pending::Broker | Pending::Drain, _) => {}
+            (Pending::Broker | Pending::Counts | Pending::Drain, _) => {}
+            (Pending::Move(moved), done) => self.moved(moved, done.map(drop)),
             (Pending::Serve(all), Ok(refusals)) => {
                 for given in all {
                     match refusals.iter().position(|(sid, _)| *sid == given.sid) {
@@ -692,13 +728,80 @@ impl Supervisor {
             } else if too_many {
                 let why =
                     format!("five workers died within ten seconds, each at once, the last: {exit}");
-                return self.give_up(&name, &why);
+                self.give_up(&name, &why);
             } else if let Err(error) = self.start_worker(&name) {
-                return self.give_up(&name, error.message());
+                self.give_up(&name, error.message());
             }
         }
         self.hand_over(&name, number);
+        for pending in worker.pending.into_values() {
+            if let Pending::Move(moved) = pending {
+                self.move_again(moved);
+            }
+        }
         self.say_status();
+    }
+
+    /// Has a session served by another engine: by the worker that has it, and by all that follow.
+    pub(super) fn move_session(
+        &mut self,
+        reply: Option<u64>,
+        sid: u64,
+        engine: &str,
+    ) -> Result<()> {
+        let session = self.sessions.get(&sid).filter(|s| s.reply.is_none());
+        let number = session
+            .and_then(|session| session.ends.first())
+            .map(|end| end.worker)
+            .ok_or_else(|| Error::system(libc::ENOENT, &format!("session {sid}")))?;
+        let worker = self.worker(number)?;
+        let id = worker.next(Pending::Move(Move {
+            reply,
+            sid,
+            engine: engine.to_owned(),
+        }));
+        let asked = json!({"id": id, "op": "move", "sid": sid, "engine": engine});
+        worker.link.send(&asked, Vec::new())?;
+        self.rewatch_worker(number);
+        Ok(())
+    }
+
+    /// The worker died before it answered.
+    fn move_again(&mut self, moved: Move) {
+        let again = self.move_session(moved.reply, moved.sid, &moved.engine);
+        if let (Err(error), Some(id)) = (again, moved.reply) {
+            self.reply(id, Err(error), Vec::new());
+        }
+    }
+
+    fn moved(&mut self, moved: Move, done: Result<()>) {
+        if done.is_ok() {
+            if let Some(session) = self.sessions.get_mut(&moved.sid) {
+                let mut recipe: Value = serde_json::from_str(&session.recipe).unwrap_or_default();
+                if !recipe["session"].is_object() {
+                    recipe["session"] = json!({});
+                }
+                recipe["session"]["engine"] = moved.engine.into();
+                session.recipe = recipe.to_string();
+                super::systemd::keep_recipe(moved.sid, session);
+            }
+        }
+        if let Some(id) = moved.reply {
+            self.reply(id, done.map(|()| json!({})), Vec::new());
+        }
+    }
+
+    /// Where a session of a domain is counted.
+    pub(super) fn place(&mut self, name: &str) -> Option<u32> {
+        self.domains.get_mut(name)?.counts.as_mut()?.take()
+    }
+
+    fn leave_place(&mut self, session: &Session) {
+        let domain = self.domains.get_mut(&session.domain);
+        let counts = domain.and_then(|domain| domain.counts.as_mut());
+        if let Some((counts, place)) = counts.zip(session.place) {
+            counts.leave(place);
+        }
     }
 
     /// Gives all that a worker served to the one that serves now.

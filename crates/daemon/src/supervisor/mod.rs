@@ -4,6 +4,7 @@
 //! One thread, one epoll. What comes from a worker is checked like what comes from a stranger: it can only
 //! end sessions of its own domain.
 
+mod counts;
 mod domains;
 pub mod keeper;
 mod process;
@@ -66,6 +67,8 @@ struct Session {
     domain: String,
     /// JSON, of which nothing is needed here.
     recipe: String,
+    /// Where it is counted, in its domain's page.
+    place: Option<u32>,
     ends: Vec<End>,
     /// The broker's request that waits for it, with the client's end.
     reply: Option<(u64, OwnedFd)>,
@@ -480,6 +483,9 @@ impl Supervisor {
         }
         for domain in self.domains.values_mut() {
             domain.waiting.clear();
+        }
+        for worker in self.workers.values_mut() {
+            worker.forget_replies();
         }
         self.replacements.clear();
         self.forget_rekey();

@@ -1,5 +1,6 @@
 //! What the broker asks of the supervisor.
 
+use super::counts::{Counts, Figures};
 use super::{End, Session, Supervisor, system};
 use crate::packet::{self, FDS, Packet};
 use crate::sys;
@@ -53,6 +54,11 @@ impl Supervisor {
                 }
             }
             "kek" => self.rekey(id, packet),
+            "move" => {
+                let (sid, engine) = (packet.number("sid")?, packet.text("engine")?);
+                self.move_session(Some(id), sid, engine)?;
+                Ok(Done::Later)
+            }
             "session" => self.open(id, &packet),
             "close" => {
                 let sid = packet.number("sid")?;
@@ -63,7 +69,11 @@ impl Supervisor {
                 }
             }
             "sessions" => {
-                let list: Vec<Value> = self.sessions.iter().map(described).collect();
+                let list: Vec<Value> = self
+                    .sessions
+                    .iter()
+                    .map(|(sid, session)| self.described(*sid, session))
+                    .collect();
                 now(json!({"sessions": list}))
             }
             "replace" => {
@@ -134,7 +144,7 @@ impl Supervisor {
             .map(|(number, worker)| {
                 json!({
                     "domain": worker.domain, "pid": worker.process.pid, "epoch": worker.epoch,
-                    "sessions": of(*number),
+                    "sessions": of(*number), "counts": self.total(&worker.domain).told(),
                 })
             })
             .collect();
@@ -165,6 +175,39 @@ impl Supervisor {
         })
     }
 
+    /// A session without its wrapped key.
+    fn described(&self, sid: u64, session: &Session) -> Value {
+        let mut public: Value = serde_json::from_str(&session.recipe).unwrap_or_default();
+        let keks = keks(&public);
+        if let Some(recipe) = public.as_object_mut() {
+            for field in ["blob", "public", "older"] {
+                recipe.remove(field);
+            }
+        }
+        json!({
+            "sid": sid, "domain": session.domain, "ends": session.ends.len(),
+            "recipe_public": public, "keks": keks, "counts": self.figures(session).told(),
+        })
+    }
+
+    fn figures(&self, session: &Session) -> Figures {
+        let counts = self.domains.get(&session.domain);
+        let counts = counts.and_then(|domain| domain.counts.as_ref());
+        counts
+            .zip(session.place)
+            .map_or(Figures::default(), |(counts, place)| counts.read(place))
+    }
+
+    /// All that a domain did, for sessions that are over and those that live.
+    fn total(&self, name: &str) -> Figures {
+        let counts = self.domains.get(name).and_then(|d| d.counts.as_ref());
+        let mut total = counts.map_or(Figures::default(), Counts::past);
+        for session in self.sessions.values().filter(|s| s.domain == name) {
+            total += self.figures(session);
+        }
+        total
+    }
+
     fn open(&mut self, id: u64, packet: &Packet) -> Result<Done> {
         let name = domain(packet)?;
         let recipe = packet::object(&packet.object, "recipe")?;
@@ -184,6 +227,7 @@ impl Supervisor {
         self.last_session += 1;
         let sid = self.last_session;
         let session = Session {
+            place: self.place(&name),
             domain: name,
             recipe: Value::Object(recipe.clone()).to_string(),
             ends: vec![End {
@@ -209,21 +253,6 @@ fn domain(packet: &Packet) -> Result<String> {
         )));
     }
     Ok(name.to_owned())
-}
-
-/// A session without its wrapped key.
-fn described((sid, session): (&u64, &Session)) -> Value {
-    let mut public: Value = serde_json::from_str(&session.recipe).unwrap_or_default();
-    let keks = keks(&public);
-    if let Some(recipe) = public.as_object_mut() {
-        for field in ["blob", "public", "older"] {
-            recipe.remove(field);
-        }
-    }
-    json!({
-        "sid": sid, "domain": session.domain, "ends": session.ends.len(), "recipe_public": public,
-        "keks": keks,
-    })
 }
 
 /// The numbers of the key-encryption keys that a recipe's blobs are under: they stand in their heads.

@@ -1,6 +1,7 @@
 //! Running the program anew, as after an upgrade: everything it knows travels in a memfd, and its children,
 //! sockets and sessions stay what they are.
 
+use super::counts::{Counts, Figures};
 use super::domains::{Domain, Worker};
 use super::process::Process;
 use super::{EXIT, End, Kek, LINK, Listening, Options, Session, Supervisor, system};
@@ -10,6 +11,7 @@ use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::memfd;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The version of what is written here.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 
 impl Supervisor {
     /// Runs the program anew if that was asked for and nothing is under way.
@@ -83,6 +85,8 @@ impl Supervisor {
         for worker in self.workers.values() {
             fds.extend([worker.link.as_fd(), worker.process.as_fd()]);
         }
+        let counts = self.domains.values().filter_map(|d| d.counts.as_ref());
+        fds.extend(counts.map(AsFd::as_fd));
         for session in self.sessions.values() {
             fds.extend(session.ends.iter().map(|end| end.fd.as_fd()));
         }
@@ -126,6 +130,9 @@ impl Supervisor {
                 json!({
                     "name": name, "current": domain.current, "epoch": domain.epoch,
                     "given_up": domain.given_up,
+                    "counts": domain.counts.as_ref().map(|counts| json!({
+                        "fd": number(counts), "next": counts.next(), "past": counts.past().kept(),
+                    })),
                 })
             })
             .collect();
@@ -140,6 +147,7 @@ impl Supervisor {
                     .collect();
                 json!({
                     "sid": sid, "domain": session.domain, "recipe": session.recipe, "ends": ends,
+                    "place": session.place,
                 })
             })
             .collect();
@@ -213,7 +221,23 @@ impl Supervisor {
         supervisor.secret_memory = state["secret_memory"] == Value::Bool(true);
         supervisor.clients = integer(&state["clients"])?;
         for entry in list(&state["domains"]) {
+            let counts = match &entry["counts"] {
+                Value::Null => None,
+                counts => {
+                    let next = integer(&counts["next"])? as u32;
+                    let taken: BTreeSet<u64> = list(&state["sessions"])
+                        .iter()
+                        .filter(|session| session["domain"] == entry["name"])
+                        .filter_map(|session| session["place"].as_u64())
+                        .collect();
+                    let free = (0..next).filter(|place| !taken.contains(&u64::from(*place)));
+                    let free = free.collect();
+                    let past = Figures::restored(&counts["past"]);
+                    Some(Counts::with(fd(&counts["fd"])?, next, free, past))
+                }
+            };
             let domain = Domain {
+                counts,
                 current: entry["current"].as_u64(),
                 epoch: integer(&entry["epoch"])? as u32,
                 given_up: entry["given_up"].as_str().map(str::to_owned),
@@ -246,6 +270,7 @@ impl Supervisor {
             let session = Session {
                 domain: name(&entry["domain"])?,
                 recipe: name(&entry["recipe"])?,
+                place: entry["place"].as_u64().map(|place| place as u32),
                 ends,
                 reply: None,
             };

@@ -114,15 +114,23 @@ fn store(name: &str, fds: &[BorrowedFd<'_>]) {
 
 /// Has a session kept.
 pub fn keep(sid: u64, session: &Session) {
+    if there() {
+        keep_recipe(sid, session);
+        keep_end(sid, session.ends.iter().map(|end| end.fd.as_fd()));
+    }
+}
+
+/// Has a session's recipe kept, in the place of another.
+pub fn keep_recipe(sid: u64, session: &Session) {
     if !there() {
         return;
     }
+    drop_named(&format!("recipe-{sid}"));
     let (domain, recipe) = (Value::from(&session.domain[..]), &session.recipe);
     let about = format!(r#"{{"domain":{domain},"recipe":{recipe}}}"#);
     if let Ok(memory) = memfd::with(&[Input::from(about.as_bytes())]) {
         store(&format!("recipe-{sid}"), &[memory.as_fd()]);
     }
-    keep_end(sid, session.ends.iter().map(|end| end.fd.as_fd()));
 }
 
 /// Has more ends of a session kept.
@@ -206,6 +214,7 @@ impl Supervisor {
         }
         self.last_session = self.last_session.max(sid);
         let session = Session {
+            place: self.place(&domain),
             domain,
             recipe: about["recipe"].to_string(),
             ends,

@@ -204,6 +204,8 @@ impl Worker {
             "ping" => Ok(json!({})),
             "kek" => self.kek(packet).map(nothing),
             "broker" => self.set_broker(packet).map(nothing),
+            "counts" => self.counts(packet).map(nothing),
+            "move" => self.sessions.move_to(&packet).map(nothing),
             "serve" => self.sessions.serve(packet, self.wrapper.as_deref()),
             "drain" => {
                 let seconds = packet.number("seconds").unwrap_or(0);
@@ -238,6 +240,16 @@ impl Worker {
         })?;
         let wrapper = arena::bounded(|| Wrapper::new(material.expose()))?;
         self.wrapper = Some(Arc::new(wrapper));
+        Ok(())
+    }
+
+    /// The page in which sessions are counted.
+    fn counts(&self, mut packet: Packet) -> Result<()> {
+        let page = packet.only_fd()?;
+        let size = usize::try_from(sys::about(page.as_fd()).map_err(system("fstat"))?.size)
+            .map_err(|_| Error::invalid("a page without end"))?;
+        let mapping = Mapping::new(page.as_fd(), size).map_err(system("mapping the counts"))?;
+        self.sessions.count_in(Arc::new(mapping));
         Ok(())
     }
 

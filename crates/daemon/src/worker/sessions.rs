@@ -6,6 +6,7 @@ use super::keys::Wrapper;
 use super::lease::Leases;
 use super::upstream::{Upstream, lock};
 use crate::packet::{self, Packet};
+use crate::sys::Mapping;
 use cryptofd_core::engine::{Hardware, Key, Parameters};
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::serve::Kept;
@@ -15,7 +16,7 @@ use cryptofd_core::table;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 /// All of them.
@@ -25,6 +26,7 @@ pub struct Sessions {
     leases: Arc<Leases>,
     open: Mutex<HashMap<u64, Arc<Kept>>>,
     fewer: Condvar,
+    counts: OnceLock<Arc<Mapping>>,
 }
 
 impl Sessions {
@@ -36,7 +38,21 @@ impl Sessions {
             leases,
             open: Mutex::default(),
             fewer: Condvar::new(),
+            counts: OnceLock::new(),
         }
+    }
+
+    /// Where sessions that are opened from now on are counted; once.
+    pub fn count_in(&self, page: Arc<Mapping>) {
+        let _ = self.counts.set(page);
+    }
+
+    /// Has a session served by another engine.
+    pub fn move_to(&self, packet: &Packet) -> Result<()> {
+        let (sid, engine) = (packet.number("sid")?, packet.text("engine")?);
+        let kept = lock(&self.open).get(&sid).cloned();
+        let kept = kept.ok_or_else(|| Error::system(libc::ENOENT, &format!("session {sid}")))?;
+        arena::bounded(|| kept.session().move_to(engine))
     }
 
     /// Waits until there is none, at most so long. Whether there is none.
@@ -82,6 +98,11 @@ impl Sessions {
                 let kept = Arc::new(arena::bounded(|| {
                     self.open(sid, recipe, wrapper, taken_over)
                 })?);
+                let place = session.get("place").and_then(Value::as_u64);
+                let place = self.counts.get().zip(place);
+                if let Some(place) = place.and_then(|(page, place)| page.place(place as usize)) {
+                    kept.session().count_in(Arc::new(place));
+                }
                 lock(&self.open).insert(sid, kept.clone());
                 kept
             }
