@@ -261,7 +261,14 @@ class Protocol(VarlinkInterfaceServerProtocol):
         elif transport is None:
             os.close(outcome[1])
         else:
-            self.send_message({"parameters": outcome[0]}, [outcome[1]])
+            parameters, fd = outcome
+            sent = self.send_message({"parameters": parameters}, [fd], autoclose=False)
+            if sent.done():
+                # Now, not in a turn of the loop that nothing else needs.
+                sent.exception()
+                os.close(fd)
+            else:
+                sent.add_done_callback(lambda _: os.close(fd))
         if transport is not None:
             transport.resume_reading()
 
