@@ -9,7 +9,7 @@ import argparse
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from cryptofd.cli.options import add_json
+from cryptofd.cli.options import add_json, hexadecimal
 from cryptofd.cli.output import plain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,6 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--expires", type=_moment, metavar="DATE|DAYSd", help="when it ends")
         sub.add_argument("--uses", type=int, metavar="N", help="most operations")
         sub.add_argument("--tag-size", type=int, metavar="BYTES", help="of an AEAD")
+        sub.add_argument(
+            "--derives", type=_template, metavar="ALG[:BITS[:USAGE,…]]", dest="derive_template",
+            help="what may be derived from it",
+        )  # fmt: skip
+        sub.add_argument(
+            "--unwraps", type=_template, metavar="ALG[:BITS[:USAGE,…]]", dest="wrap_template",
+            help="what a key is that it unwraps",
+        )  # fmt: skip
         add_json(sub)
     made[0].add_argument("--bits", type=int, metavar="N", help="default: the algorithm's best")
     made[1].add_argument(
@@ -57,6 +65,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         sub.add_argument(
             "--format", default="cryptofd", choices=["cryptofd", "kw", "kwp", "rsa-oaep"]
         )
+    derive = verb("derive", "a key from another one, or from yours and a peer's public key")
+    derive.add_argument("--base", required=True, metavar="LABEL", help="the key to derive from")
+    derive.add_argument("--how", metavar="ALG", help="default: the base's algorithm")
+    derive.add_argument("--peer", metavar="FILE", help="the peer's public key, PEM or DER")
+    derive.add_argument("--salt", type=hexadecimal, metavar="HEX")
+    derive.add_argument("--info", metavar="TEXT", help="what the key is for")
+    derive.add_argument("-a", "--algorithm", metavar="ALG", help="as the base's template has it")
+    derive.add_argument("--bits", type=int, metavar="N")
+    derive.add_argument("--usage", type=_words, metavar="WORD,…")
+    derive.add_argument("--exportable", action="store_true", help="if the base is")
+    add_json(derive)
+    public = verb("public", "the public half of a pair (SubjectPublicKeyInfo)")
+    public.add_argument("--der", action="store_true", help="DER, not PEM")
+    public.add_argument("--version", type=int, metavar="N", help="of this version")
+    public.add_argument("-o", "--output", default="-", metavar="FILE", help="default: a pipe")
+    public.add_argument("-f", "--force", action="store_true", help="replace what is there")
+    change = verb("change", "another label, or an earlier end")
+    change.add_argument("--label", dest="new_label", metavar="NEW")
+    change.add_argument("--expires", type=_moment, metavar="DATE|DAYSd")
+    add_json(change)
     listed = verb("list", "the keys that you may use", label=False)
     listed.add_argument("--all", action="store_true", help="everybody's, for an administrator")
     add_json(listed)
@@ -70,6 +98,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _words(text: str) -> set[str]:
     return {word for word in text.split(",") if word}
+
+
+def _template(text: str) -> dict[str, Any]:
+    """gcm(aes):256:encrypt,decrypt"""
+    algorithm, *more = text.split(":")
+    try:
+        bits = int(more[0]) if more and more[0] else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: ALG:BITS:USAGE,…") from None
+    usage = sorted(_words(more[1])) if more[1:] else None
+    return {"algorithm": algorithm, "bits": bits, "usage": usage}
 
 
 def _moment(text: str) -> int:
@@ -111,8 +150,9 @@ def _tell(key: Key, options: argparse.Namespace) -> None:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("usage", "exportable", "wrappable", "expires", "uses", "tag_size")
-    return {name: getattr(options, name) for name in names}
+    from cryptofd.broker.terms import KeyOptions
+
+    return {name: getattr(options, name) for name in KeyOptions.__annotations__}
 
 
 def _generate(broker: Connection, options: argparse.Namespace) -> None:
@@ -155,8 +195,47 @@ def _unwrap(broker: Connection, options: argparse.Namespace) -> None:
     _tell(key, options)
 
 
+def _derive(broker: Connection, options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from cryptofd.pem import der
+
+    peer = None if options.peer is None else der(Path(options.peer).read_bytes())
+    key = broker.keys.derive(
+        options.label, base=options.base, how=options.how, peer=peer, algorithm=options.algorithm,
+        bits=options.bits, usage=options.usage, salt=options.salt,
+        info=None if options.info is None else options.info.encode(), exportable=options.exportable,
+    )  # fmt: skip
+    _tell(key, options)
+
+
+def _public(broker: Connection, options: argparse.Namespace) -> None:
+    import base64
+    import errno
+    import textwrap
+
+    from cryptofd.errors import InvalidArgument
+
+    key = broker.keys.info(options.label, version=options.version)
+    if key.public is None:
+        raise InvalidArgument(
+            errno.EINVAL, f"{key.reference} is of {key.algorithm}: it has no public half"
+        )
+    if options.der:
+        _write(options, base64.b64decode(key.public))
+        return
+    lines = ["-----BEGIN PUBLIC KEY-----", *textwrap.wrap(key.public, 64)]
+    _write(options, "\n".join([*lines, "-----END PUBLIC KEY-----", ""]).encode())
+
+
+def _change(broker: Connection, options: argparse.Namespace) -> None:
+    key = broker.keys.change(options.label, new_label=options.new_label, expires=options.expires)
+    _tell(key, options)
+
+
 def _list(broker: Connection, options: argparse.Namespace) -> None:
     keys = broker.keys.list(all=options.all)
+    keys.sort(key=lambda key: (key.owner, key.label, key.version))
     if options.json:
         print_json(plain(keys))
     else:
@@ -192,6 +271,9 @@ _VERBS = {
     "export": _export,
     "wrap": _wrap,
     "unwrap": _unwrap,
+    "derive": _derive,
+    "public": _public,
+    "change": _change,
     "list": _list,
     "show": _show,
     "delete": _delete,
