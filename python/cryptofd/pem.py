@@ -15,8 +15,10 @@ _BLOCK = re.compile(
 
 
 def der(key: bytes) -> bytes:
-    """The first key in ``key`` if that is PEM; otherwise ``key`` as it is. InvalidArgument for one that
-    is encrypted, or that has no base64 between its lines."""
+    """The first key in ``key`` if that is PEM; otherwise ``key`` as it is.
+
+    InvalidArgument (EINVAL) for one that is encrypted, or that has no base64 between its lines.
+    """
     if not key.lstrip().startswith(b"-----BEGIN "):
         return key
     found = _BLOCK.search(key)
