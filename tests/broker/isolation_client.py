@@ -8,6 +8,7 @@ each, in hexadecimal: enough to look for.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import sys
@@ -35,6 +36,8 @@ PAIRS = {
 }
 BYTES = {"hkdf(sha256)", "kdf108-ctr(hmac(sha256))"}
 IV = bytes(16)
+#: Engines besides the one that is best.
+OTHERS = ("openssl", "kernel")
 
 
 def usage(algorithm: str) -> set[str] | None:
@@ -135,6 +138,7 @@ def work(algorithm: str, fd: cryptofd.CryptoFD, brokered: bool) -> list[Any]:
 def use(socket: str) -> None:
     broker = Connection(socket)
     kept = []
+    served: collections.Counter[str] = collections.Counter()
     for algorithm in offered(broker):
         if algorithm in ("kw(aes)", "kwp(aes)"):
             # They work inside: for the broker's calls.
@@ -145,7 +149,16 @@ def use(socket: str) -> None:
             continue
         fd = cryptofd.open(algorithm, key=f"cryptofd:{label(algorithm)}", broker=broker)
         kept += work(algorithm, fd, True)
-    print("ready", flush=True)
+        for engine in OTHERS:
+            try:
+                fd = cryptofd.open(
+                    algorithm, key=f"cryptofd:{label(algorithm)}", broker=broker, engine=engine
+                )
+            except cryptofd.CryptoFDError:
+                continue
+            kept += work(algorithm, fd, True)
+            served[engine] += 1
+    print("ready", json.dumps(served), flush=True)
     sys.stdin.read()
 
 
