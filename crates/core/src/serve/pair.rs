@@ -5,9 +5,11 @@ use super::work::{copied, room};
 use crate::error::{Error, Result};
 use crate::record::{HEADER, Incoming, Op};
 use crate::sys::buffer::Input;
+use crate::sys::thread;
 
 /// Does `request`, whose aad and data are `aad` and `data`: an answer's record with room for the header.
 pub fn work(state: &State, request: &Incoming<'_>, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    thread::goes_deep();
     let session = state.session();
     let options = request.params.pair();
     let input = Input::from(data);

@@ -210,7 +210,10 @@ impl Pool {
             }
             match socket::wait(self.epoll.again(), IDLE) {
                 Ok(Some(0)) | Err(_) => {}
-                Ok(Some(token)) => self.turn(token, &mut buffer),
+                Ok(Some(token)) => {
+                    self.turn(token, &mut buffer);
+                    thread::wipe_stack();
+                }
                 Ok(None) => {
                     let mut inside = lock(&self.inside);
                     if inside.connections.is_empty() {

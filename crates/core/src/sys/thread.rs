@@ -1,11 +1,77 @@
 //! Threads inside somebody else's program: named, and deaf to its signals.
+//!
+//! In a process of our own where no secret may be in memory that is not locked (arena::strict), what work left
+//! of keys on a thread's stack is wiped before the thread waits, and stacks are left out of dumps.
 
+use crate::sys::arena;
+use std::cell::Cell;
 use std::io;
+use std::mem::MaybeUninit;
+
+/// Bytes of a thread's stack.
+const STACK: usize = 512 << 10;
+/// Bytes below its caller that `wipe_stack` overwrites; what went deeper is given back to the kernel.
+const SHALLOW: usize = 16 << 10;
+const PAGE: usize = 4096;
+
+thread_local! {
+    /// Where this thread's stack begins; 0: nobody asked.
+    static LOWEST: Cell<usize> = const { Cell::new(0) };
+    static DEEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The work that follows uses much of the stack.
+pub fn goes_deep() {
+    DEEP.set(true);
+}
+
+/// Leaves nothing of what was done before on this thread's stack, if the process is strict.
+pub fn wipe_stack() {
+    if arena::is_strict() {
+        wipe();
+    }
+}
+
+#[inline(never)]
+fn wipe() {
+    let mut below = MaybeUninit::<[u8; SHALLOW]>::uninit();
+    // SAFETY: all of it is ours, and nobody reads it.
+    unsafe { libc::explicit_bzero(below.as_mut_ptr().cast(), SHALLOW) };
+    let lowest = LOWEST.get();
+    if lowest == 0 || !DEEP.replace(false) {
+        return;
+    }
+    // What is called from here has its frames between this and `below`'s end.
+    let end = (below.as_ptr() as usize - 2 * PAGE) & !(PAGE - 1);
+    if let Some(length) = end.checked_sub(lowest).filter(|length| *length > 0) {
+        // SAFETY: whole pages of this thread's stack, far below every frame there is; they come back as
+        // zeros when they are used again.
+        unsafe { libc::madvise(lowest as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Leaves this thread's stack out of dumps.
+fn hide_stack() {
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut start, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: filled before it is read, and destroyed after; the stack is this thread's own.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return;
+        }
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &raw mut start, &raw mut size);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        if known == 0 {
+            libc::madvise(start, size, libc::MADV_DONTDUMP);
+            LOWEST.set((start as usize).next_multiple_of(PAGE));
+        }
+    }
+}
 
 /// Starts a thread in which every signal is blocked from its first instruction on.
 pub fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both have room for a set; `all` is filled before it is read.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
@@ -13,8 +79,13 @@ pub fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> io::Result<()> 
     }
     let started = std::thread::Builder::new()
         .name(name)
-        .stack_size(512 << 10)
-        .spawn(f);
+        .stack_size(STACK)
+        .spawn(|| {
+            if arena::is_strict() {
+                hide_stack();
+            }
+            f();
+        });
     // SAFETY: `before` was written above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.map(drop)

@@ -82,6 +82,8 @@ impl Jobs {
                 None => Err(sessions::no_wrapper()),
             };
             say(&answer(job.id, done), fds, &job.channel);
+            thread::goes_deep();
+            thread::wipe_stack();
         }
     }
 }
@@ -184,6 +186,7 @@ impl Worker {
                         Incoming::Garbage(_) | Incoming::Nothing => {}
                         Incoming::End => return Ok(()),
                     }
+                    thread::wipe_stack();
                 }
                 Ok(Some(_)) => self.broker(&mut buffer),
                 Ok(None) => {}
