@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -12,6 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import cryptofd
+from cryptofd.cli import digests
+from cryptofd.cli.output import Progress
 
 CRYPTOFD = [sys.executable, "-m", "cryptofd"]
 
@@ -288,3 +293,42 @@ def test_a_hash_is_no_mac(files: Path) -> None:
     result = mac("-a", "sha256", "plain", cwd=files)
     assert result.returncode == 1
     assert b"sha256 is no MAC but a hash" in result.stderr
+
+
+class Mortal:
+    """A running digest whose state is lost once, when a second part has come."""
+
+    lives = 0
+
+    def __init__(self) -> None:
+        self.parts = hashlib.sha256()
+        self.count = 0
+        Mortal.lives += 1
+
+    def update(self, data: bytes) -> None:
+        self.count += 1
+        if Mortal.lives == 1 and self.count == 2:
+            raise cryptofd.StaleStream(errno.ESTALE, "the worker is gone")
+        self.parts.update(data)
+
+    def hexdigest(self, length: int | None = None) -> str:
+        return self.parts.hexdigest()
+
+
+def test_a_state_that_is_lost_is_made_again(tmp_path: Path) -> None:
+    data = os.urandom(3 * digests.CHUNK)
+    (tmp_path / "file").write_bytes(data)
+    scheme = digests.Scheme("sha256", Mortal, None, 32)
+    computer = digests.Computer(Progress("hashing", None))
+    Mortal.lives = 0
+    assert computer.digest(str(tmp_path / "file"), scheme) == hashlib.sha256(data).hexdigest()
+    assert Mortal.lives == 2
+    # What was read from a pipe is gone.
+    Mortal.lives = 0
+    os.mkfifo(tmp_path / "pipe")
+    writing = ["cp", tmp_path / "file", tmp_path / "pipe"]
+    with (
+        subprocess.Popen(writing, stderr=subprocess.DEVNULL),
+        pytest.raises(cryptofd.StaleStream),
+    ):
+        computer.digest(str(tmp_path / "pipe"), scheme)
