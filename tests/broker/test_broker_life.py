@@ -162,8 +162,8 @@ def test_leases(supervisor: Supervisor, broker: Client) -> None:
             broker.call("Status")
         return found[0]
 
-    assert answer(1, uses, 30) == {"id": 1, "ok": {"uses": 30}}
-    assert answer(2, uses, 30) == {"id": 2, "ok": {"uses": 6}}
+    assert answer(1, uses, 64) == {"id": 1, "ok": {"uses": 64}}
+    assert answer(2, uses, 64) == {"id": 2, "ok": {"uses": 30}}
     assert answer(3, uses, 30) == {"id": 3, "ok": {"uses": 0}}
     assert answer(4, other, 30)["errno"] == errno.EPERM
     assert answer(5, uses, -1)["errno"] == errno.EIO

@@ -25,8 +25,10 @@ from cryptofd.broker.store import Store
 
 _log = logging.getLogger("cryptofd.broker")
 
-#: Uses that are leased for a session when it is opened; the worker asks for more as it needs them.
+#: Uses that are leased for a session when it is opened, and what part of all at most: a session that
+#: does little must not spend what others need. The worker asks for more as it needs them.
 LEASE = 64
+_PART = 16
 
 _HARDWARE = ("any", "prefer", "require", "forbid")
 _PADDING = ("pkcs7", "none")
@@ -211,7 +213,8 @@ class Sessions:
                 if not old.current
             ]
         if stored.attributes["uses"] is not None:
-            uses = self.store.lease(stored.id, LEASE)
+            block = max(1, min(LEASE, stored.attributes["uses"] // _PART))
+            uses = self.store.lease(stored.id, block)
             if not uses:
                 raise spent(stored)
             lease = {"key": stored.id, "uses": uses}
