@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import select
+import signal
 import struct
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_broker import DEADLINE, Broker, environment, until
+from real_broker import DEADLINE, Broker, environment, refused, until
 from takeover_client import CIPHER_KEY, MAC_KEY
 
 import cryptofd
@@ -178,3 +181,47 @@ def test_no_iv_twice(real: Broker) -> None:
 @pytest.mark.timeout(3600)
 def test_no_iv_twice_in_ten_million(real: Broker) -> None:
     sealed(real, 10_000_000, 40)
+
+
+def test_a_supervisor_that_is_killed_leaves_nobody(real: Broker) -> None:
+    """Without a service manager that keeps descriptors: sessions end, nothing hangs, and the next
+    one starts in its place."""
+    connection = real.connect()
+    fd = cryptofd.open("gcm(aes)", key="cryptofd:aead", broker=connection)
+    box = fd.seal(b"data")
+    status = real.status()
+    pids = [status["broker"], *(one["pid"] for one in status["workers"])]
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    real.process.kill()
+    real.process.wait()
+    for pidfd in pidfds:
+        assert select.select([pidfd], [], [], DEADLINE)[0], "somebody lives on"
+        os.close(pidfd)
+    refused(errno.EPIPE, fd.seal, b"data")
+    refused(errno.EPIPE, fd.unseal, box)
+    real.start()
+    again = cryptofd.open("gcm(aes)", key="cryptofd:aead", broker=connection)
+    assert again.unseal(box) == b"data"
+
+
+def test_a_worker_that_hangs_is_replaced(real: Broker) -> None:
+    fd = cryptofd.open("gcm(aes)", key="cryptofd:aead", broker=real.connect())
+    box = fd.seal(b"data")
+    before = real.status()["workers"][0]["pid"]
+    os.kill(before, signal.SIGSTOP)
+    assert fd.unseal(box) == b"data"
+    assert real.status()["workers"][0]["pid"] != before
+
+
+def test_a_stopped_broker_stops_no_session(real: Broker) -> None:
+    fd = cryptofd.open("gcm(aes)", key="cryptofd:aead", broker=real.connect())
+    status = real.status()
+    broker, worker = status["broker"], status["workers"][0]["pid"]
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        box = fd.seal(b"data")
+        os.kill(worker, signal.SIGKILL)
+        assert fd.unseal(box) == b"data"
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    assert real.connect().keys.info("aead").label == "aead"
