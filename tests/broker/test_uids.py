@@ -25,7 +25,7 @@ POLICY = f"""
 [[rule]]
 name = "what alice lends to bob"
 uid = {BOB}
-keys = {{ "{ALICE}/shared" = ["use"], "{ALICE}/kept-*" = ["use", "manage"] }}
+keys = {{ "{ALICE}/shared*" = ["use"], "{ALICE}/kept-*" = ["use", "manage"] }}
 
 [[rule]]
 name = "what the web group may use"
@@ -121,6 +121,27 @@ def test_a_lent_key_is_used_and_nothing_else(real: Broker, keys: Connection) -> 
             refused(errno.EPERM, way)
         assert len(b.keys.export(f"{ALICE}/kept-1")) == 32
 
+    as_user(BOB, bob)
+
+
+def test_who_only_uses_a_key_gets_no_bytes_out_of_it(real: Broker, keys: Connection) -> None:
+    """Not of a key that is exportable either: that is for whoever manages it."""
+    to = {"algorithm": "gcm(aes)", "bits": 256, "usage": ["decrypt", "encrypt"]}
+
+    def alice() -> None:
+        b = real.connect()
+        b.keys.generate("shared-base", "hkdf(sha256)", exportable=True, derive_template=to)
+        assert b.keys.derive("mine", base="shared-base", exportable=True).exportable
+
+    def bob() -> None:
+        b = real.connect()
+        base = f"{ALICE}/shared-base"
+        refused(errno.EPERM, b.keys.derive, "mine", base=base, exportable=True)
+        refused(errno.EPERM, b.keys.derive, f"{ALICE}/new", base=base)
+        assert not b.keys.derive("mine", base=base).exportable
+        refused(errno.EPERM, b.keys.export, "mine")
+
+    as_user(ALICE, alice)
     as_user(BOB, bob)
 
 

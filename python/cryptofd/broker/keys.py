@@ -427,6 +427,9 @@ class Keys:
         _narrower(usage, template["usage"], source.name)
         if exportable and not source.attributes["exportable"]:
             raise refused(f"{source.name} is not exportable: neither is what is derived from it")
+        if exportable:
+            # Its bytes leave: who may only use the base gets keys out of it, and no bytes.
+            self.find(caller, base, "manage")
         made = self._repeated(owner, label, template["algorithm"], token)
         if made is not None:
             return made

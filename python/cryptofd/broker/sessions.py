@@ -25,8 +25,8 @@ from cryptofd.broker.store import Store
 
 _log = logging.getLogger("cryptofd.broker")
 
-#: Uses that are leased for a session when it is opened, and what part of all at most: a session that
-#: does little must not spend what others need. The worker asks for more as it needs them.
+#: Uses that are leased for a session when it is opened, and what part of all at most: one that does
+#: little must not spend what others need. The worker asks for more as it needs them.
 LEASE = 64
 _PART = 16
 
