@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import pathlib
@@ -84,6 +85,9 @@ async def _main() -> None:
         )
     )
     await server.start()
+    # What is there now stays: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     await server.run()
 
 

@@ -135,7 +135,7 @@ def decode(data: bytes, fds: list[int]) -> Packet:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise Garbage(f"not JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
