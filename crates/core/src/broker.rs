@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The interface's name.
@@ -29,15 +29,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where a broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A socket in the file system.
+    /// A socket in the file system or, with a first byte of zero, an abstract one.
     Path(PathBuf),
     /// A connection that this process inherited, by its number.
     Inherited(i32),
 }
 
 impl Address {
-    /// From the text of `CRYPTOFD_BROKER`: a path, or `fd:N`.
+    /// From the text of `CRYPTOFD_BROKER`: a path, `@NAME` of an abstract socket, or `fd:N`.
     pub fn parse(text: &str) -> Result<Address> {
+        if let Some(name) = text.strip_prefix('@') {
+            return Ok(Address::Path(format!("\0{name}").into()));
+        }
         match text.strip_prefix("fd:") {
             Some(number) => number
                 .parse()
@@ -47,10 +50,27 @@ impl Address {
                 .ok_or_else(|| Error::invalid(format!("{text:?}: fd: and a number"))),
             None if Path::new(text).is_absolute() => Ok(Address::Path(text.into())),
             None => Err(Error::invalid(format!(
-                "{text:?}: a broker's address is an absolute path, or fd: and a number"
+                "{text:?}: a broker's address is an absolute path, @ and an abstract name, or fd: and a number"
             ))),
         }
     }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Path(path) => match path.as_os_str().to_string_lossy().strip_prefix('\0') {
+                Some(name) => write!(f, "@{name}"),
+                None => write!(f, "{}", path.display()),
+            },
+            Address::Inherited(number) => write!(f, "fd:{number}"),
+        }
+    }
+}
+
+/// Where a user's own broker listens as well, if it was told to: a name that needs no file system.
+pub fn abstract_name(uid: u32) -> String {
+    format!("@cryptofd/{uid}")
 }
 
 /// Where this user's own broker listens.
@@ -66,7 +86,7 @@ pub fn private() -> PathBuf {
 }
 
 /// Where the broker is that a program uses if it says nothing: `CRYPTOFD_BROKER_FD`, `CRYPTOFD_BROKER`, the
-/// user's own if it listens, the system's. A set-uid program knows the system's only.
+/// user's own if it listens, the system's; where neither has a path, their abstract names. A set-uid program knows the system's only.
 pub fn address() -> Result<Address> {
     if process::is_privileged() {
         return Ok(Address::Path(SYSTEM.into()));
@@ -78,11 +98,28 @@ pub fn address() -> Result<Address> {
         return Address::parse(&text);
     }
     let own = private();
-    Ok(Address::Path(if own.exists() {
-        own
-    } else {
-        SYSTEM.into()
-    }))
+    if own.exists() {
+        return Ok(Address::Path(own));
+    }
+    if !Path::new(SYSTEM).exists() {
+        // In a chroot, say. Anybody may take these names: who listens is asked before a byte is sent.
+        static FOUND: OnceLock<Address> = OnceLock::new();
+        if let Some(found) = FOUND.get() {
+            return Ok(found.clone());
+        }
+        let own = process::effective_uid();
+        for uid in std::iter::once(own).chain((own != 0).then_some(0)) {
+            let address = Address::parse(&abstract_name(uid))?;
+            let Address::Path(path) = &address else {
+                continue;
+            };
+            let found = stream::connect(path).and_then(|fd| stream::peer_uid(fd.as_fd()));
+            if found.is_ok_and(|listens| listens == uid) {
+                return Ok(FOUND.get_or_init(|| address).clone());
+            }
+        }
+    }
+    Ok(Address::Path(SYSTEM.into()))
 }
 
 /// An answer: its parameters, and the descriptors that its numbers mean.
@@ -136,10 +173,6 @@ fn absent(address: &Address, error: &io::Error) -> Error {
         libc::ENOENT => libc::ECONNREFUSED,
         errno => errno,
     };
-    let place = match address {
-        Address::Path(path) => path.display().to_string(),
-        Address::Inherited(number) => format!("descriptor {number}"),
-    };
     let out = match errno {
         libc::ECONNREFUSED => "; `cryptofd broker` starts one",
         _ => "",
@@ -147,7 +180,7 @@ fn absent(address: &Address, error: &io::Error) -> Error {
     Error::new(
         Kind::System,
         errno,
-        format!("no broker at {place}: {error}{out}"),
+        format!("no broker at {address}: {error}{out}"),
     )
 }
 
@@ -222,7 +255,7 @@ impl Broker {
             let peer = stream::peer_uid(fd.as_fd()).map_err(|e| absent(&self.address, &e))?;
             if !trusted(peer) {
                 return Err(Error::refused(format!(
-                    "the broker at {:?} runs as uid {peer}: neither root, nor the service's user, nor this one",
+                    "the broker at {} runs as uid {peer}: neither root, nor the service's user, nor this one",
                     self.address
                 )));
             }

@@ -77,13 +77,10 @@ impl BrokerClient {
         })
     }
 
-    /// Where it is: a path, or fd:N.
+    /// Where it is: a path, @NAME, or fd:N.
     #[getter]
     fn address(&self) -> PyResult<String> {
-        Ok(match self.broker().map_err(Raise)?.address() {
-            Address::Path(path) => path.display().to_string(),
-            Address::Inherited(number) => format!("fd:{number}"),
-        })
+        Ok(self.broker().map_err(Raise)?.address().to_string())
     }
 
     /// The reading end of a pipe that holds these bytes; the caller's to close.
@@ -98,6 +95,12 @@ impl BrokerClient {
     #[staticmethod]
     fn private() -> String {
         broker::private().display().to_string()
+    }
+
+    /// The name at which it listens as well, if it was told to: one that needs no file system.
+    #[staticmethod]
+    fn abstract_name() -> String {
+        broker::abstract_name(cryptofd_core::sys::process::effective_uid())
     }
 
     /// Gives the connection away, as the number of a descriptor (close-on-exec).

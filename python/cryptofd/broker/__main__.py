@@ -14,6 +14,7 @@ import sys
 
 from cryptofd.broker.policy import SYSTEM
 from cryptofd.broker.server import Config, Server
+from cryptofd.broker.transport import Limits
 
 
 def state_directory() -> pathlib.Path:
@@ -70,6 +71,7 @@ async def _main() -> None:
             listening.append(socket.socket(fileno=int(number)))
     state = state_directory()
     _own_directory(state)
+    own = frozenset({0, os.geteuid()})
     metrics = os.environ.get("CRYPTOFD_METRICS")
     passphrase = os.environ.get("CRYPTOFD_PASSPHRASE_FD", "")
     server = Server(
@@ -78,10 +80,12 @@ async def _main() -> None:
             supervisor,
             listening,
             policy_files(),
-            frozenset({0, os.geteuid()}),
+            own,
             pathlib.Path(metrics) if metrics else state / "metrics",
             os.environ.get("CRYPTOFD_KEK"),
             int(passphrase) if passphrase.isdigit() else None,
+            # A user's own may listen where others can knock.
+            Limits(uids=own if os.environ.get("CRYPTOFD_PRIVATE") == "1" else None),
         )
     )
     await server.start()

@@ -80,10 +80,15 @@ def _status(address: Path, patience: float) -> dict[str, Any] | None:
     return parameters if "supervisor" in parameters else None
 
 
-def command(address: Path, state: Path, idle: int | None = None) -> list[str]:
-    """What starts a broker that listens at `address`, with its store in `state`."""
+def command(
+    address: Path, state: Path, idle: int | None = None, *, abstract: bool = False
+) -> list[str]:
+    """What starts a broker that listens at `address` (and at its user's abstract name), with its
+    store in `state`."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = [os.fspath(daemon.path()), "supervisor", "--listen", os.fspath(address)]
+    if abstract:
+        command += ["--listen", BrokerClient.abstract_name()]
     if idle is not None:
         command += ["--idle-exit", str(idle)]
     return [*command, "--", sys.executable, "-P", "-m", "cryptofd.broker"]
@@ -92,7 +97,11 @@ def command(address: Path, state: Path, idle: int | None = None) -> list[str]:
 def _environment() -> dict[str, str]:
     """Its store is this user's, root's too: /var/lib/cryptofd is the system's broker's."""
     base = os.environ.get("XDG_STATE_HOME") or os.fspath(Path.home() / ".local/state")
-    return {"CRYPTOFD_STATE": os.fspath(Path(base) / "cryptofd"), **os.environ}
+    return {
+        "CRYPTOFD_STATE": os.fspath(Path(base) / "cryptofd"),
+        **os.environ,
+        "CRYPTOFD_PRIVATE": "1",
+    }
 
 
 @contextlib.contextmanager
@@ -103,7 +112,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def start(idle: int | None = IDLE) -> Path:
+def start(idle: int | None = IDLE, *, abstract: bool = False) -> Path:
     """Start it, unless it runs; its socket. It outlives this program."""
     folder = _folder()
     with _alone(folder):
@@ -111,7 +120,7 @@ def start(idle: int | None = IDLE) -> Path:
             log = folder / "log"
             environment = _environment()
             state = Path(environment["CRYPTOFD_STATE"])
-            launch(socket_path(), state, log, environment, idle, start_new_session=True)
+            launch(socket_path(), state, log, environment, idle, abstract, start_new_session=True)
     return socket_path()
 
 
@@ -121,13 +130,15 @@ def launch(
     log: Path,
     environment: Mapping[str, str],
     idle: int | None = None,
+    abstract: bool = False,
     **more: Any,
 ) -> subprocess.Popen[bytes]:
     """A broker's supervisor, when the broker answers at `address`."""
     with log.open("ab") as out:
         process = subprocess.Popen(
-            command(address, state, idle), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            cwd="/", env={**environment, "CRYPTOFD_STATE": os.fspath(state)}, **more,
+            command(address, state, idle, abstract=abstract), stdin=subprocess.DEVNULL,
+            stdout=out, stderr=out, cwd="/",
+            env={**environment, "CRYPTOFD_STATE": os.fspath(state)}, **more,
         )  # fmt: skip
     try:
         _await(process, address, log)
@@ -158,7 +169,7 @@ def _await(process: subprocess.Popen[bytes], address: Path, log: Path) -> None:
     )
 
 
-def foreground() -> None:
+def foreground(*, abstract: bool = False) -> None:
     """Become the supervisor."""
     folder = _folder()
     with _alone(folder):
@@ -166,7 +177,7 @@ def foreground() -> None:
         if pid is not None:
             raise CryptoFDError(errno.EADDRINUSE, f"a broker listens already: process {pid}")
     environment = _environment()
-    whole = command(socket_path(), Path(environment["CRYPTOFD_STATE"]))
+    whole = command(socket_path(), Path(environment["CRYPTOFD_STATE"]), abstract=abstract)
     os.execve(whole[0], whole, environment)  # noqa: S606
 
 

@@ -311,10 +311,12 @@ def _place(trace: Any) -> str:
 
 @dataclass
 class Limits:
-    """How many connections: in all, and of one uid."""
+    """Which connections are taken, and how many: in all, and of one uid."""
 
     connections: int = 1024
     connections_per_uid: int = 128
+    #: Whose connections are taken; None is everybody's.
+    uids: frozenset[int] | None = None
 
 
 class Listener:
@@ -379,6 +381,8 @@ class Listener:
     def _take(self, connection: socket.socket) -> bool:
         try:
             peer = identify(connection)
+            if self.limits.uids is not None and peer.uid not in self.limits.uids:
+                raise Nobody(f"{peer}: this broker serves its own user only")
             if self.by_uid[peer.uid] >= self.limits.connections_per_uid:
                 raise Nobody(f"{peer} has {self.by_uid[peer.uid]} connections")
             if len(self._transports) >= self.limits.connections:

@@ -15,6 +15,10 @@ from cryptofd.cli.output import print_json, print_table
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--foreground", action="store_true", help="until Ctrl-C")
+    parser.add_argument(
+        "--abstract", action="store_true",
+        help="listen at an abstract name too, which programs in a chroot can reach",
+    )  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", metavar="status|stop|rekey")
     status = verbs.add_parser("status", help="processes, workers, problems")
     add_json(status)
@@ -39,9 +43,9 @@ def run(options: argparse.Namespace) -> int:
     if options.verb == "rekey":
         return _rekey(options)
     if options.foreground:
-        private.foreground()
+        private.foreground(abstract=options.abstract)
         return 0
-    print(private.start())
+    print(private.start(abstract=options.abstract))
     return 0
 
 

@@ -29,8 +29,9 @@ use spare::Spare;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -215,7 +216,8 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     supervisor.serve()
 }
 
-/// Binds a socket that anybody may connect to, whom the directory lets through.
+/// Binds a socket that anybody may connect to: whom the directory lets through or, at an abstract name
+/// (`@NAME`), whoever shares the network namespace. The broker asks who it is.
 fn listen(path: &Path) -> Result<Listening> {
     let named = |error: std::io::Error| {
         Error::system(
@@ -223,6 +225,15 @@ fn listen(path: &Path) -> Result<Listening> {
             &format!("listening on {}", path.display()),
         )
     };
+    if let Some(name) = path.to_str().and_then(|path| path.strip_prefix('@')) {
+        let socket = SocketAddr::from_abstract_name(name)
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .map_err(named)?;
+        return Ok(Listening {
+            fd: socket.into(),
+            path: None,
+        });
+    }
     let socket = match UnixListener::bind(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             // Left over by one that was killed, unless somebody answers.
