@@ -135,6 +135,7 @@ class StatusOf(typing.TypedDict):
     sessions: int
     keys: int
     problems: list[str]
+    advice: list[str]
     policy: str
     level: str
     audit: str

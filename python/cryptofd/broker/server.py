@@ -448,8 +448,9 @@ class Server:
         problems = list(self.store.problems)
         if self.policy.problem is not None:
             problems.append(f"policy: {self.policy.problem}; the old one stays in force")
+        advice = []
         if (self.config.state / "audit.key").exists():
-            problems.append("audit.key lies beside the log that it checks: keep it elsewhere")
+            advice.append("audit.key lies beside the log that it checks: keep it elsewhere")
         if self.audit.problem is not None:
             problems.append(f"{self.audit.problem}; nothing is done until the broker starts again")
         given_up = answer.fields.get("given_up")
@@ -463,6 +464,7 @@ class Server:
             "sessions": self.sessions.count(),
             "keys": len(self.store),
             "problems": [problem[:300] for problem in problems[:20]],
+            "advice": advice,
             "policy": ", ".join(str(path) for path in self.policy.sources if path.exists())
             or "built in",
             "level": self.policy.level,

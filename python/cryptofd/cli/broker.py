@@ -66,7 +66,7 @@ def _status(options: argparse.Namespace) -> int:
         print_json(status)
         return 0
     workers = status.pop("workers")
-    problems = status.pop("problems")
+    problems, advice = status.pop("problems"), status.pop("advice")
     print_table(("what", "value"), status.items())
     if workers:
         print()
@@ -76,4 +76,6 @@ def _status(options: argparse.Namespace) -> int:
         )
     for problem in problems:
         print(f"problem: {problem}")
+    for line in advice:
+        print(f"advice: {line}")
     return 1 if problems else 0

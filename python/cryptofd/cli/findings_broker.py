@@ -78,6 +78,8 @@ def _answering(whole: bool) -> Iterator[Finding]:
     yield from _key_encryption(status.get("kek"))
     for problem in status["problems"]:
         yield Finding(TOPIC, "broken", problem)
+    for advice in status["advice"]:
+        yield Finding(TOPIC, "ok", advice)
     yield from _socket(address)
 
 
