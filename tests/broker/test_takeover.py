@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hmac
 import json
 import os
 import select
@@ -225,3 +226,24 @@ def test_a_stopped_broker_stops_no_session(real: Broker) -> None:
     finally:
         os.kill(broker, signal.SIGCONT)
     assert real.connect().keys.info("aead").label == "aead"
+
+
+def test_a_running_mac_that_was_not_begun_is_not_lost(real: Broker) -> None:
+    """ESTALE is for what was lost: a session on which nothing ran begins as ever."""
+    fd = cryptofd.open("hmac(sha256)", key="cryptofd:mac", broker=real.connect())
+    clone = fd.clone()
+    right = hmac.digest(MAC_KEY, b"data", "sha256")
+    real.kill_worker()
+    fd.update(b"data")
+    assert fd.digest() == right
+    real.kill_worker()
+    with pytest.raises(cryptofd.StaleStream):
+        fd.update(b"more")
+    with pytest.raises(cryptofd.StaleStream):
+        fd.digest()
+    fd.reset()
+    clone.update(b"data")
+    assert clone.digest() == right
+    real.kill_worker()
+    fd.update(b"data")
+    assert fd.digest() == right

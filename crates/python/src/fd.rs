@@ -24,6 +24,7 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
@@ -154,7 +155,7 @@ pub fn open(
             }
             let facts = Facts::new(client.info())?;
             let client = *client;
-            let backing = Backing::Remote(Arc::new(Remote { client, facts }));
+            let backing = Backing::Remote(Arc::new(Remote::new(client, facts, true)));
             return Ok(CryptoFD::new(backing, None));
         }
         Some(Opened::Direct(session)) => session,
@@ -207,7 +208,7 @@ pub fn adopt(
     python.import("cryptofd.description")?;
     let client = probe.on(ffi::own(fd).map_err(Raise)?);
     Ok(CryptoFD::new(
-        Backing::Remote(Arc::new(Remote { client, facts })),
+        Backing::Remote(Arc::new(Remote::new(client, facts, false))),
         None,
     ))
 }
@@ -426,6 +427,19 @@ impl CryptoFD {
         }
     }
 
+    /// The same of a request of the running hash or MAC, which `goes_on` afterwards.
+    fn run(
+        &self,
+        python: Python<'_>,
+        record: &Record<'_>,
+        goes_on: bool,
+    ) -> PyResult<Option<Vec<u8>>> {
+        match self.backing() {
+            Backing::Remote(remote) => remote.run(python, record, goes_on).map(Some),
+            _ => self.call(python, record),
+        }
+    }
+
     /// Runs `f` with the client of the descriptor; a local session gets one when it is asked for.
     fn with_client<T>(
         &self,
@@ -609,7 +623,7 @@ impl CryptoFD {
         }
         let mut record = Record::new(Op::Peek);
         record.params.length = xof.then_some(size as u64);
-        if let Some(digest) = self.call(python, &record)? {
+        if let Some(digest) = self.run(python, &record, false)? {
             return Ok(digest);
         }
         let mut out = Vec::new();
@@ -900,7 +914,7 @@ impl CryptoFD {
     fn update(&self, python: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = View::read(data)?;
         let input = data.input();
-        match self.call(python, &Record::with(Op::Update, input))? {
+        match self.run(python, &Record::with(Op::Update, input), true)? {
             Some(_) => Ok(()),
             None => self.hashing(python, |hasher| hasher.update(input)),
         }
@@ -908,7 +922,7 @@ impl CryptoFD {
 
     /// A hash on a key of the broker's (usage digest): takes in the key, as update() takes bytes.
     fn update_key(&self, python: Python<'_>) -> PyResult<()> {
-        match self.call(python, &Record::new(Op::HashKey))? {
+        match self.run(python, &Record::new(Op::HashKey), true)? {
             Some(_) => Ok(()),
             None => Err(Raise(Error::unsupported(
                 "update_key() is for a hash on a key of the broker's, which is opened with key=",
@@ -1072,7 +1086,12 @@ impl CryptoFD {
     /// Hash, MAC: back to the beginning.
     fn reset(&self, python: Python<'_>) -> PyResult<()> {
         match self.call(python, &Record::new(Op::Reset))? {
-            Some(_) => Ok(()),
+            Some(_) => {
+                if let Backing::Remote(remote) = self.backing() {
+                    remote.idle.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
             None => self.hashing(python, Hasher::reset),
         }
     }
@@ -1090,10 +1109,9 @@ impl CryptoFD {
                 })
             }
             Backing::Remote(remote) => {
-                let copy = Remote {
-                    client: remote::clone(python, &remote.client)?,
-                    facts: remote.facts,
-                };
+                let idle = remote.idle.load(Ordering::Relaxed);
+                let client = remote::clone(python, &remote.client)?;
+                let copy = Remote::new(client, remote.facts, idle);
                 Ok(CryptoFD::new(Backing::Remote(Arc::new(copy)), None))
             }
             Backing::Closed => Err(raise(Error::closed())),
@@ -1186,6 +1204,9 @@ impl CryptoFD {
                 ..Params::default()
             },
         };
+        if let (Op::Update | Op::HashKey, Backing::Remote(remote)) = (op, self.backing()) {
+            remote.idle.store(false, Ordering::Relaxed);
+        }
         self.with_client(python, |client| remote::submit(python, client, &record))
     }
 

@@ -4,9 +4,10 @@ use crate::errors::Raise;
 use cryptofd_core::client::{Client, Completion};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Kind as ErrorKind};
-use cryptofd_core::record::Request;
+use cryptofd_core::record::{Op, Request};
 use cryptofd_core::table::{Algorithm, Kind, find};
 use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
 
 /// What is known of a session.
@@ -21,6 +22,42 @@ pub struct Facts {
 pub struct Remote {
     pub client: Client,
     pub facts: Facts,
+    /// No running hash or MAC is known to have been begun: none can be lost with a worker.
+    pub idle: AtomicBool,
+}
+
+impl Remote {
+    /// One that nothing is known of, or, if it is `fresh`, that nothing was done on.
+    pub fn new(client: Client, facts: Facts, fresh: bool) -> Remote {
+        Remote {
+            client,
+            facts,
+            idle: AtomicBool::new(fresh),
+        }
+    }
+
+    /// Does a request of the running hash or MAC. Where the worker that it would have run in is gone, and
+    /// nothing ran, it begins anew: that is no loss.
+    pub fn run(
+        &self,
+        python: Python<'_>,
+        request: &Request<'_>,
+        goes_on: bool,
+    ) -> PyResult<Vec<u8>> {
+        let mut done = call(python, &self.client, request);
+        let lost = |error: &PyErr| {
+            let errno = error.value(python).getattr("errno");
+            errno.is_ok_and(|errno| errno.extract::<i32>().is_ok_and(|n| n == libc::ESTALE))
+        };
+        if self.idle.load(Ordering::Relaxed) && done.as_ref().is_err_and(lost) {
+            call(python, &self.client, &Request::new(Op::Reset))?;
+            done = call(python, &self.client, request);
+        }
+        if goes_on {
+            self.idle.store(false, Ordering::Relaxed);
+        }
+        done
+    }
 }
 
 impl Facts {
