@@ -276,6 +276,17 @@ pub fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Tenths of a second since the system began, asleep or not: they go on when the clock is set.
+pub fn tenths_since_boot() -> u32 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: room for what is written; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    (time.tv_sec as u32).wrapping_mul(10) + (time.tv_nsec / 100_000_000) as u32
+}
+
 /// Memory that the kernel itself cannot read through its own map (memfd_secret(2)), `size` bytes long.
 /// ENOSYS where the kernel has it not, or has it turned off.
 pub fn secret_memory(size: usize) -> io::Result<OwnedFd> {

@@ -19,6 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--abstract", action="store_true",
         help="listen at an abstract name too, which programs in a chroot can reach",
     )  # fmt: skip
+    parser.add_argument(
+        "--service", action="store_true", help="the host's, started by the service manager"
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="status|stop|rekey")
     status = verbs.add_parser("status", help="processes, workers, problems")
     add_json(status)
@@ -42,6 +45,10 @@ def run(options: argparse.Namespace) -> int:
         return 0 if private.stop() else 1
     if options.verb == "rekey":
         return _rekey(options)
+    if options.service:
+        from cryptofd.broker import service
+
+        service.run()
     if options.foreground:
         private.foreground(abstract=options.abstract)
         return 0

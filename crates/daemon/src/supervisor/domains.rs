@@ -236,7 +236,7 @@ impl Supervisor {
         };
         let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
-        domain.epoch += 1;
+        domain.epoch = domain.epoch.max(self.epochs) + 1;
         domain.counts = domain.counts.take().or_else(Counts::new);
         domain.current = Some(number);
         let epoch = domain.epoch;

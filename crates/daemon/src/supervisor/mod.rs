@@ -137,6 +137,8 @@ struct Supervisor {
     domains: BTreeMap<String, Domain>,
     workers: HashMap<u64, Worker>,
     last_worker: u64,
+    /// The epoch before any of this supervisor's.
+    epochs: u32,
     spare: Spare,
     sessions: BTreeMap<u64, Session>,
     /// Sessions that the service manager kept, for which there is no key yet.
@@ -207,6 +209,10 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         }
         None => supervisor.start_broker()?,
     }
+    if !restored.is_empty() {
+        // Clients know epochs of the supervisor before, of which nothing was kept: none may come again.
+        supervisor.epochs = sys::tenths_since_boot();
+    }
     if known {
         supervisor.restore_sessions(restored);
     } else {
@@ -272,6 +278,7 @@ impl Supervisor {
             domains: BTreeMap::new(),
             workers: HashMap::new(),
             last_worker: 0,
+            epochs: 0,
             spare: Spare::default(),
             sessions: BTreeMap::new(),
             last_session: 0,

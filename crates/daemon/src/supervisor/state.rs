@@ -159,7 +159,7 @@ impl Supervisor {
             "version": VERSION, "reply": reply, "listening": listening, "kek": kek,
             "workers": workers, "domains": domains, "sessions": sessions, "broker": broker,
             "last_worker": self.last_worker, "last_session": self.last_session,
-            "clients": self.clients, "sources": self.rekey.sources,
+            "epochs": self.epochs, "clients": self.clients, "sources": self.rekey.sources,
             "secret_memory": self.secret_memory,
             "options": {
                 "command": command, "user": self.options.user, "idle_exit": self.options.idle_exit,
@@ -219,6 +219,7 @@ impl Supervisor {
         supervisor.last_session = integer(&state["last_session"])?;
         supervisor.rekey.sources = state["sources"].clone();
         supervisor.secret_memory = state["secret_memory"] == Value::Bool(true);
+        supervisor.epochs = integer(&state["epochs"])? as u32;
         supervisor.clients = integer(&state["clients"])?;
         for entry in list(&state["domains"]) {
             let counts = match &entry["counts"] {
