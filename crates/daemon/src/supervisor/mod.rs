@@ -258,6 +258,17 @@ fn listen(path: &Path) -> Result<Listening> {
     })
 }
 
+/// Waits for the end of a child, and brings it about when it takes too long.
+fn gone(child: &Process, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now()).as_millis();
+    let _ = socket::poll(child.as_fd(), libc::POLLIN, left as i32);
+    if child.reap().is_none() {
+        child.signal(libc::SIGKILL);
+        let _ = socket::poll(child.as_fd(), libc::POLLIN, -1);
+        child.reap();
+    }
+}
+
 impl Supervisor {
     fn new(options: Options, kek: Kek, listening: Vec<Listening>) -> Result<Supervisor> {
         let epoll = socket::epoll().map_err(system("epoll_create1"))?;
@@ -551,13 +562,14 @@ impl Supervisor {
     fn end(mut self) -> Result<()> {
         systemd::stopping();
         self.dismiss_spare();
-        let mut children = Vec::new();
-        if let Some(broker) = self.broker.take() {
-            if let Some(process) = broker.process {
-                process.signal(libc::SIGTERM);
-                children.push(process);
-            }
+        // In order: who decides, so that nothing more is promised; who computes; what is left of sessions.
+        let until = Instant::now() + FAREWELL;
+        let broker = self.broker.take();
+        if let Some(process) = broker.as_ref().and_then(|broker| broker.process.as_ref()) {
+            process.signal(libc::SIGTERM);
+            gone(process, until);
         }
+        let mut children = Vec::new();
         for (_, worker) in self.workers.drain() {
             worker.process.signal(libc::SIGKILL);
             children.push(worker.process);
@@ -575,15 +587,8 @@ impl Supervisor {
                 let _ = std::fs::remove_file(path);
             }
         }
-        let until = Instant::now() + FAREWELL;
         for child in children {
-            let left = until.saturating_duration_since(Instant::now()).as_millis();
-            let _ = socket::poll(child.as_fd(), libc::POLLIN, left as i32);
-            if child.reap().is_none() {
-                child.signal(libc::SIGKILL);
-                let _ = socket::poll(child.as_fd(), libc::POLLIN, -1);
-                child.reap();
-            }
+            gone(&child, until);
         }
         Ok(())
     }
