@@ -210,6 +210,12 @@ def test_a_worker_that_hangs_is_replaced(real: Broker) -> None:
     box = fd.seal(b"data")
     before = real.status()["workers"][0]["pid"]
     os.kill(before, signal.SIGSTOP)
+
+    def stopped() -> bool:
+        tasks = Path(f"/proc/{before}/task").iterdir()
+        return all((one / "stat").read_text().rpartition(")")[2].split()[0] == "T" for one in tasks)
+
+    until(stopped, "it runs on")
     assert fd.unseal(box) == b"data"
     assert real.status()["workers"][0]["pid"] != before
 
