@@ -145,6 +145,9 @@ def reference(case: Case) -> bytes | None:
         box = AESGCM(key).encrypt(iv, case.data, aad)
         return box[: len(case.data) + (tag or 16)]
     if name == "ccm(aes)":
+        # Nonce and length share 15 bytes: PyCA raises ValueError, the engines TooLarge.
+        if len(case.data) >> (8 * (15 - len(iv))):
+            return None
         return AESCCM(key, tag or 16).encrypt(iv, case.data, aad)
     if name == "rfc7539(chacha20,poly1305)":
         return ChaCha20Poly1305(key).encrypt(iv, case.data, aad)
