@@ -376,8 +376,11 @@ impl Session {
             )));
         }
         self.check_raw(&how, data.len(), facts)?;
-        let data = zeroize::Zeroizing::new(data.to_vec());
-        self.work(data.len(), |pair| pair.encrypt(&how, &data))
+        let data = Secret::made(data.len(), |copy| {
+            data.copy_to(copy);
+            Ok(copy.len())
+        })?;
+        self.work(data.len(), |pair| pair.encrypt(&how, data.expose()))
     }
 
     /// RSA: the plaintext; EBADMSG where it does not decrypt.

@@ -222,9 +222,9 @@ pub fn no_new_privileges() -> io::Result<()> {
 
 /// Raises what may be locked, and how many files may be open, as far as this process may.
 pub fn raise_limits() {
-    // RLIMIT_MEMLOCK counts mappings: each of the arena's has 64 KiB, and a session has a few hundred bytes.
+    // Without a limit all of a worker's memory is locked; with one, its arena and its stacks.
     for (what, wanted) in [
-        (libc::RLIMIT_MEMLOCK, 1u64 << 30),
+        (libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY),
         (libc::RLIMIT_NOFILE, 1 << 19),
     ] {
         let mut limit = libc::rlimit {

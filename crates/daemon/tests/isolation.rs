@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use cryptofd_core::error::Error;
 use cryptofd_core::record::Op;
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::socket;
@@ -129,6 +130,100 @@ fn a_worker_is_hidden_and_confined() {
         let ours = target.starts_with("socket:") || target.starts_with("anon_inode:[event");
         assert!(number <= 2 || ours, "{number}: {target}");
     }
+}
+
+/// Of each writable mapping of a process its size in bytes and the kernel's flags.
+fn writable(pid: u32) -> Vec<(usize, String)> {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut found = Vec::new();
+    let mut size = None;
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let Some((start, end)) = words[0].split_once('-') {
+            let number = |text: &str| usize::from_str_radix(text, 16).ok();
+            if let (Some(start), Some(end), Some(rights)) =
+                (number(start), number(end), words.get(1))
+            {
+                size = rights.starts_with("rw").then_some(end - start);
+            }
+        } else if let (Some(flags), Some(size)) = (line.strip_prefix("VmFlags:"), size) {
+            found.push((size, flags.to_owned()));
+        }
+    }
+    found
+}
+
+fn has(flags: &str, flag: &str) -> bool {
+    flags.split_whitespace().any(|f| f == flag)
+}
+
+#[test]
+fn all_of_a_worker_is_locked_where_nothing_limits_that() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root looks into a worker");
+    }
+    let mut daemon = Daemon::start();
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let made = generate(&mut worker, "rsa", &["sign"]);
+    let client = daemon.open(recipe(&made)).unwrap();
+    call(&client, Op::Sign, b"x").unwrap();
+    for (size, flags) in writable(pid) {
+        assert!(has(&flags, "lo"), "{size}: {flags}");
+    }
+}
+
+/// Past RLIMIT_MEMLOCK there is ENOMEM for who opens one more session, and nothing else: those that are open
+/// go on, and no key is in memory that is not locked.
+#[test]
+fn past_the_limit_sessions_are_refused_and_keys_stay_locked() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root becomes another and looks into its worker");
+    }
+    let mut daemon = Daemon::start_as(65534, 8 << 20);
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    for algorithm in ["gcm(aes)", "rsa"] {
+        let (usage, op) = match algorithm {
+            "rsa" => (&["sign"], Op::Sign),
+            _ => (&["encrypt"], Op::Seal),
+        };
+        let made = generate(&mut worker, algorithm, usage);
+        let mut open = Vec::new();
+        let error = loop {
+            match daemon.open(recipe(&made)) {
+                Ok(client) => open.push(client),
+                Err(error) => break error,
+            }
+            assert!(open.len() < 20_000, "there is no limit");
+            if algorithm == "gcm(aes)" && open.len() == 500 {
+                break Error::invalid("enough");
+            }
+        };
+        if algorithm == "rsa" {
+            assert_eq!(error.errno(), libc::ENOMEM, "{error}");
+            assert!(error.message().contains("RLIMIT_MEMLOCK"), "{error}");
+            assert!(open.len() > 100, "{}", open.len());
+        }
+        // What is open is served, or says the same: a signature needs memory of its own.
+        for client in &open {
+            if let Err(error) = call(client, op, b"x") {
+                assert_eq!(error.errno(), libc::ENOMEM, "{error}");
+            }
+        }
+        for (size, flags) in writable(pid) {
+            assert!(!has(&flags, "dd") || has(&flags, "lo"), "{size}: {flags}");
+        }
+        for client in open {
+            drop(client);
+            daemon.control.notice("ended");
+        }
+    }
+    // They were closed: there is room again.
+    let made = generate(&mut worker, "rsa", &["sign"]);
+    let client = daemon.open(recipe(&made)).unwrap();
+    call(&client, Op::Sign, b"x").unwrap();
+    assert_eq!(daemon.status()["workers"][0]["pid"], json!(pid));
 }
 
 #[test]

@@ -61,6 +61,45 @@ fn a_session_by_recipe_seals_and_unseals() {
     assert_eq!(daemon.status()["workers"][0]["sessions"], json!(0));
 }
 
+/// Inside the worker's filter each engine does the same, where there is one.
+#[test]
+fn every_engine_serves_behind_the_filter() {
+    let mut daemon = Daemon::start();
+    let (mut worker, _) = daemon.worker(DOMAIN);
+    for (algorithm, usage) in [
+        ("gcm(aes)", &["caller-iv", "decrypt", "encrypt"][..]),
+        ("cbc(aes)", &["decrypt", "encrypt"]),
+        ("hmac(sha256)", &["sign"]),
+        ("hkdf(sha256)", &["derive-bytes"]),
+    ] {
+        let made = generate(&mut worker, algorithm, usage);
+        let mut answers = Vec::new();
+        for engine in ["software", "openssl", "kernel"] {
+            let mut recipe = recipe(&made);
+            recipe["session"] = json!({"engine": engine});
+            let client = match daemon.open(recipe) {
+                Ok(client) => client,
+                Err(error) => {
+                    assert_eq!(error.errno(), libc::ENODEV, "{algorithm} {engine}: {error}");
+                    continue;
+                }
+            };
+            let info: Value = serde_json::from_str(client.info()).unwrap();
+            assert_eq!(info["engine"], json!(engine));
+            let (op, iv): (_, &[u8]) = match algorithm {
+                "gcm(aes)" => (Op::Encrypt, &[1; 12]),
+                "cbc(aes)" => (Op::Encrypt, &[1; 16]),
+                "hmac(sha256)" => (Op::Digest, &[]),
+                _ => (Op::Derive, &[]),
+            };
+            let data: &[u8] = if op == Op::Derive { &[] } else { &[7; 4096] };
+            answers.push(client.call(&request(op, iv, data), &mut never).unwrap());
+        }
+        println!("{algorithm}: {} engines", answers.len());
+        assert!(!answers.is_empty() && answers.iter().all(|a| *a == answers[0]));
+    }
+}
+
 #[test]
 fn closing_a_session_is_seen_by_its_holder() {
     let mut daemon = Daemon::start();

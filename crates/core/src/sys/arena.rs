@@ -2,15 +2,15 @@
 //!
 //! Regions of 64 KiB between two guard pages, locked (mlock) and left out of core dumps
 //! (MADV_DONTDUMP), cut page by page, or a few pages at once, into slots of a few sizes. A free slot is
-//! zero but for the link to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says so; in a process
-//! that is `strict()`, there is none then: ENOMEM.
+//! zero but for the link to the next one. Past RLIMIT_MEMLOCK the memory is not locked, and `locked()` says
+//! so; in a process that is `strict()`, there is none then: ENOMEM.
 //!
 //! fork(): the child gets the slots with their contents. Locks on memory are not inherited, so the
 //! child locks its regions again; the arena's own lock is held across the fork, so that no other
 //! thread leaves it half changed.
 
 use crate::error::{Error, Kind, Result};
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -60,21 +60,64 @@ pub fn is_strict() -> bool {
 /// What unwinds from an arena that is strict and full.
 struct Full(usize);
 
+thread_local! {
+    /// Bytes that a C library last asked for in vain in this thread.
+    static MISSED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn full(bytes: usize) -> Error {
+    Error::new(
+        Kind::System,
+        libc::ENOMEM,
+        format!(
+            "{bytes} more bytes of locked memory: past RLIMIT_MEMLOCK; raise it, or close sessions"
+        ),
+    )
+}
+
 /// Runs `f`; ENOMEM if it needs more locked memory than there is.
 pub fn bounded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    MISSED.set(0);
     match catch_unwind(AssertUnwindSafe(f)) {
+        // A library that gets no memory says something else, or nothing.
+        Ok(Err(_)) if MISSED.get() > 0 => Err(full(MISSED.take())),
         Ok(done) => done,
         Err(panic) => match panic.downcast::<Full>() {
-            Ok(full) => Err(Error::new(
-                Kind::System,
-                libc::ENOMEM,
-                format!(
-                    "{} more bytes of locked memory: past RLIMIT_MEMLOCK; raise it, or close sessions",
-                    full.0
-                ),
-            )),
+            Ok(missed) => Err(full(missed.0)),
             Err(other) => resume_unwind(other),
         },
+    }
+}
+
+/// Locks all that this process has and will map, as it is touched (mlockall(2)). Only where locked memory has
+/// no limit: otherwise a mapping past it would fail wherever it is made. False if it was not done.
+pub fn lock_all() -> bool {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: no memory changes but its place.
+    unlimited() && unsafe { libc::mlockall(flags) == 0 }
+}
+
+/// Whether this process may lock as much as it likes: there is no limit, or none for its capability.
+fn unlimited() -> bool {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let page = 0u8;
+    let place = (&raw const page).cast::<libc::c_void>();
+    // SAFETY: whole rlimits, of which the first is put back; of one page of this stack the place is asked for.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) != 0 {
+            return false;
+        }
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            ..limit
+        };
+        let exempt = limit.rlim_cur == libc::RLIM_INFINITY
+            || libc::setrlimit(libc::RLIMIT_MEMLOCK, &none) == 0 && libc::mlock(place, 1) == 0;
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit);
+        exempt
     }
 }
 
@@ -207,6 +250,7 @@ fn out_of_memory(length: usize) -> ! {
 /// A fresh mapping of `length` bytes (whole pages) between two guard pages. `None`: it cannot be locked, and
 /// must be.
 fn map(state: &mut State, length: usize) -> Option<usize> {
+    let strict = STRICT.load(Ordering::Relaxed);
     // SAFETY: a fresh anonymous mapping, of which only the middle is made accessible.
     let start = unsafe {
         let base = libc::mmap(
@@ -218,6 +262,9 @@ fn map(state: &mut State, length: usize) -> Option<usize> {
             0,
         );
         if base == libc::MAP_FAILED {
+            if strict {
+                return None;
+            }
             out_of_memory(length);
         }
         let start = base as usize + PAGE;
@@ -234,7 +281,7 @@ fn map(state: &mut State, length: usize) -> Option<usize> {
         locked: false,
     };
     mapping.lock(false);
-    let given = mapping.locked || !STRICT.load(Ordering::Relaxed);
+    let given = mapping.locked || !strict;
     state.mappings.push(mapping);
     if !given {
         unmap(state, start);
@@ -344,6 +391,8 @@ pub extern "C" fn c_malloc(size: usize, _: *const c_char, _: c_int) -> *mut c_vo
         return null_mut();
     };
     let Some(place) = try_take(whole) else {
+        // A thread that ends has none any more, and nobody to tell.
+        let _ = MISSED.try_with(|missed| missed.set(whole));
         return null_mut();
     };
     // SAFETY: there is room for the head, and every slot and mapping is aligned for it.

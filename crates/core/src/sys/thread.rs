@@ -1,7 +1,7 @@
 //! Threads inside somebody else's program: named, and deaf to its signals.
 //!
 //! In a process of our own where no secret may be in memory that is not locked (arena::strict), what work left
-//! of keys on a thread's stack is wiped before the thread waits, and stacks are left out of dumps.
+//! of keys on a thread's stack is wiped before the thread waits, and stacks are locked and left out of dumps.
 
 use crate::sys::arena;
 use std::cell::Cell;
@@ -13,6 +13,8 @@ const STACK: usize = 512 << 10;
 /// Bytes below its caller that `wipe_stack` overwrites; what went deeper is given back to the kernel.
 const SHALLOW: usize = 16 << 10;
 const PAGE: usize = 4096;
+/// As in linux/mman.h.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
 thread_local! {
     /// Where this thread's stack begins; 0: nobody asked.
@@ -44,13 +46,20 @@ fn wipe() {
     // What is called from here has its frames between this and `below`'s end.
     let end = (below.as_ptr() as usize - 2 * PAGE) & !(PAGE - 1);
     if let Some(length) = end.checked_sub(lowest).filter(|length| *length > 0) {
+        let place = lowest as *mut libc::c_void;
         // SAFETY: whole pages of this thread's stack, far below every frame there is; they come back as
-        // zeros when they are used again.
-        unsafe { libc::madvise(lowest as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+        // zeros when they are used again. Locked ones only kernels since 5.18 take back: zeros otherwise.
+        unsafe {
+            if libc::madvise(place, length, MADV_DONTNEED_LOCKED) != 0
+                && libc::madvise(place, length, libc::MADV_DONTNEED) != 0
+            {
+                libc::explicit_bzero(place, length);
+            }
+        }
     }
 }
 
-/// Leaves this thread's stack out of dumps.
+/// Leaves this thread's stack out of dumps, and locks it, as it is touched, as far as RLIMIT_MEMLOCK allows.
 fn hide_stack() {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut start, mut size) = (std::ptr::null_mut(), 0);
@@ -63,6 +72,7 @@ fn hide_stack() {
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
         if known == 0 {
             libc::madvise(start, size, libc::MADV_DONTDUMP);
+            libc::syscall(libc::SYS_mlock2, start, size, libc::MLOCK_ONFAULT);
             LOWEST.set((start as usize).next_multiple_of(PAGE));
         }
     }

@@ -114,14 +114,7 @@ impl Attributes {
 
     /// EKEYEXPIRED from the second on that `expires` names.
     pub fn check_expiry(&self) -> Result<()> {
-        match self.number("expires") {
-            Some(expires) if sys::now() >= expires => Err(Error::new(
-                ErrorKind::KeyRevoked,
-                libc::EKEYEXPIRED,
-                format!("{} has expired: make a new one", self.name()),
-            )),
-            _ => Ok(()),
-        }
+        expired(self.number("expires"), || self.name())
     }
 
     /// Bits of security that the key gives or needs, for the rule that none is wrapped by a weaker one.
@@ -206,6 +199,18 @@ impl Attributes {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// EKEYEXPIRED from the second `expires` on.
+pub fn expired(expires: Option<u64>, name: impl Fn() -> String) -> Result<()> {
+    match expires {
+        Some(expires) if sys::now() >= expires => Err(Error::new(
+            ErrorKind::KeyRevoked,
+            libc::EKEYEXPIRED,
+            format!("{} has expired: make a new one", name()),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a session may do: usage, expiry and limits, checked at every request.
 
-use super::attributes::{Attributes, raw_stream};
+use super::attributes::{Attributes, USAGES, expired, raw_stream};
 use super::lease::{Lease, Leases};
 use super::sessions::Sessions;
 use super::upstream::Upstream;
@@ -13,7 +13,7 @@ use cryptofd_core::serve::Keeper;
 use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
@@ -93,19 +93,66 @@ fn uses(op: Op, algorithm: &Algorithm) -> bool {
     )
 }
 
+/// What a session needs of its key's attributes, in a tenth of the room that they take: there may be many.
+pub struct Facts {
+    name: Box<str>,
+    expires: Option<u64>,
+    /// Whether its uses are counted.
+    limited: bool,
+    version: u8,
+    /// Whether the key decrypts, whatever the grant says.
+    decrypts: bool,
+    /// What INFO tells, as JSON.
+    told: Box<str>,
+}
+
+impl From<&Attributes> for Facts {
+    fn from(key: &Attributes) -> Facts {
+        let of = |name: &str| key.value().get(name).cloned().unwrap_or_default();
+        let told = json!({
+            "id": of("id"), "label": of("label"), "owner": of("owner"), "version": of("version"),
+            "fingerprint": of("fingerprint"), "expires": of("expires"), "bits": of("bits"),
+        });
+        Facts {
+            name: key.name().into(),
+            expires: key.number("expires"),
+            limited: key.number("uses").is_some(),
+            version: key
+                .number("version")
+                .and_then(|v| u8::try_from(v).ok())
+                .unwrap_or(1),
+            decrypts: key.allows("decrypt"),
+            told: told.to_string().into(),
+        }
+    }
+}
+
+impl Facts {
+    fn check_expiry(&self) -> Result<()> {
+        expired(self.expires, || self.name.to_string())
+    }
+}
+
+/// The words of `usage` that there are.
+pub fn known<'a>(usage: impl Iterator<Item = &'a str>) -> Box<[&'static str]> {
+    usage
+        .filter_map(|word| USAGES.into_iter().find(|known| *known == word))
+        .collect()
+}
+
 /// A session's grant.
 pub struct Grant {
     pub sid: u64,
     pub epoch: u32,
     pub algorithm: &'static Algorithm,
     /// `None` where the session has no key.
-    pub key: Option<Attributes>,
+    pub key: Option<Facts>,
     /// The key's usage, narrowed by the broker.
-    pub usage: BTreeSet<String>,
+    pub usage: Box<[&'static str]>,
     /// What HASH_KEY takes in, where the session is a hash's.
     pub input: Option<Secret>,
     /// Older versions of the key, which only unseal.
-    pub older: BTreeMap<u8, (Attributes, Arc<Session>)>,
+    pub older: BTreeMap<u8, (Facts, Arc<Session>)>,
     pub lease: Option<Arc<Lease>>,
     pub leases: Arc<Leases>,
     pub upstream: Arc<Upstream>,
@@ -117,7 +164,7 @@ impl Grant {
         let Some(key) = &self.key else {
             return Ok(());
         };
-        let has = |usage: &&str| self.usage.contains(*usage);
+        let has = |usage: &&str| self.usage.contains(usage);
         let refused = |missing: &str| {
             let way = match missing {
                 "caller-iv" => "; SEAL has the worker choose the IV",
@@ -126,7 +173,7 @@ impl Grant {
             Err(Error::refused(format!(
                 "{} needs usage {missing}, which this grant of {} has not{way}",
                 op.name(),
-                key.name()
+                key.name
             )))
         };
         // RSA without padding is every other operation at once.
@@ -154,8 +201,7 @@ impl Grant {
         let Some(lease) = &self.lease else {
             return Ok(());
         };
-        let limited = key.number("uses").is_some();
-        if if limited {
+        if if key.limited {
             uses(op, self.algorithm)
         } else {
             op == Op::Seal
@@ -185,29 +231,21 @@ impl Keeper for Grant {
     }
 
     fn version(&self) -> u8 {
-        let version = self.key.as_ref().and_then(|key| key.number("version"));
-        version.and_then(|v| u8::try_from(v).ok()).unwrap_or(1)
+        self.key.as_ref().map_or(1, |key| key.version)
     }
 
     fn older(&self, version: u8) -> Option<Arc<Session>> {
-        let (attributes, session) = self.older.get(&version)?;
-        attributes.check_expiry().ok()?;
-        attributes.allows("decrypt").then(|| session.clone())
+        let (key, session) = self.older.get(&version)?;
+        key.check_expiry().ok()?;
+        key.decrypts.then(|| session.clone())
     }
 
     fn info(&self) -> Value {
         let Some(key) = &self.key else {
             return json!({"session": self.sid});
         };
-        let of = |name: &str| key.value().get(name).cloned().unwrap_or_default();
-        json!({
-            "session": self.sid,
-            "usage": self.usage,
-            "key": {
-                "id": of("id"), "label": of("label"), "owner": of("owner"), "version": of("version"),
-                "fingerprint": of("fingerprint"), "expires": of("expires"), "bits": of("bits"),
-            },
-        })
+        let told: Value = serde_json::from_str(&key.told).unwrap_or_default();
+        json!({"session": self.sid, "usage": self.usage, "key": told})
     }
 
     fn hold(&self, end: BorrowedFd<'_>) -> Result<()> {

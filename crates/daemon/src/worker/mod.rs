@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use sessions::Sessions;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
 use upstream::{Upstream, lock, put};
 
@@ -119,6 +119,8 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     }
     confine::begin(user)?;
     arena::strict();
+    // The arena is locked either way, the stacks as threads begin.
+    arena::lock_all();
     // What opens files comes before the filter: preferences, engines, sources of entropy. A policy that
     // cannot be read is kept as it is: nothing opens on it.
     let _ = preferences::freeze();
@@ -157,7 +159,14 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         wrapper: None,
         epoll,
     };
-    worker.serve()
+    // Where the stack is locked: unwrapped keys pass over it.
+    let (say, said) = mpsc::channel();
+    thread::spawn("cfd-control".into(), move || {
+        let _ = say.send(worker.serve());
+    })
+    .map_err(system("starting a thread"))?;
+    said.recv()
+        .unwrap_or_else(|_| Err(Error::invalid("the worker's control thread broke off")))
 }
 
 /// The epoch, with which a worker's life begins; `None`: it is not needed any more.

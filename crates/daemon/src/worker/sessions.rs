@@ -1,7 +1,7 @@
 //! The sessions that a worker serves, opened by their recipes.
 
 use super::attributes::Attributes;
-use super::grant::Grant;
+use super::grant::{Facts, Grant, known};
 use super::keys::Wrapper;
 use super::lease::Leases;
 use super::upstream::{Upstream, lock};
@@ -135,7 +135,7 @@ impl Sessions {
         let keyed = recipe.get("key").is_some_and(|key| !key.is_null());
         let mut request = options(recipe)?;
         request.algorithm = algorithm.name.into();
-        let mut usage = BTreeSet::new();
+        let mut usage = known([].into_iter());
         let mut key = None;
         let mut lease = None;
         let mut older = BTreeMap::new();
@@ -165,12 +165,11 @@ impl Sessions {
                 }
                 request.parameters.tag_size = Some(tag as usize);
             }
-            usage = attributes
+            let granted = attributes
                 .usage()
                 .filter(|u| narrowed.as_ref().is_none_or(|n| n.contains(*u)))
-                .filter(|u| !taken_in || *u == "digest")
-                .map(str::to_owned)
-                .collect();
+                .filter(|u| !taken_in || *u == "digest");
+            usage = known(granted);
             let blob = packet::needed(recipe, "blob")?;
             let secret = wrapper.unwrap(&attributes, &blob)?;
             if taken_in {
@@ -190,7 +189,7 @@ impl Sessions {
                 request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
                 let version = attributes.number("version").unwrap_or(0);
                 if let Ok(version @ 1..) = u8::try_from(version) {
-                    older.insert(version, (attributes, Session::open(request)?));
+                    older.insert(version, (Facts::from(&attributes), Session::open(request)?));
                 }
             }
             // What was leased before a takeover counts as used.
@@ -207,7 +206,7 @@ impl Sessions {
             };
             let id = attributes.text("id").unwrap_or_default();
             lease = Some(self.leases.of(id, given));
-            key = Some(attributes);
+            key = Some(Facts::from(&attributes));
         } else if algorithm.takes_key() && algorithm.key.min > 0 {
             return Err(Error::invalid(format!("{} needs a key", algorithm.name)));
         }

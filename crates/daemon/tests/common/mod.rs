@@ -13,9 +13,11 @@ use packet::{Incoming, Packet, answered, pack, receive};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cryptofd-daemon");
 
 /// Signals do not end anything here.
 pub fn never() -> Result<()> {
@@ -152,23 +154,57 @@ impl Daemon {
         Daemon::start_with(&[], Folder::new())
     }
 
+    /// As another user, who may lock so many bytes.
+    pub fn start_as(user: u32, locked: u64) -> Daemon {
+        use std::os::unix::fs::chown;
+        use std::os::unix::process::CommandExt;
+        let folder = Folder::new();
+        chown(&folder.0, Some(user), Some(user)).unwrap();
+        // That user may not reach where it was built.
+        let program = folder.0.join("cryptofd-daemon");
+        std::fs::copy(PROGRAM, &program).unwrap();
+        let limit = libc::rlimit {
+            rlim_cur: locked,
+            rlim_max: locked,
+        };
+        Daemon::run(&program, &[], folder, |command| {
+            command.uid(user).gid(user);
+            // SAFETY: the child's own limit, by a bare system call.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
+                    Ok(())
+                })
+            };
+        })
+    }
+
     pub fn start_with(more: &[&str], folder: Folder) -> Daemon {
+        Daemon::run(Path::new(PROGRAM), more, folder, |_| ())
+    }
+
+    fn run(
+        program: &Path,
+        more: &[&str],
+        folder: Folder,
+        change: impl FnOnce(&mut Command),
+    ) -> Daemon {
         let (here, there) = socket::pair().unwrap();
         let flags = 0;
         // SAFETY: no memory is involved.
         unsafe { libc::fcntl(there.as_raw_fd(), libc::F_SETFD, flags) };
-        let child = Command::new(env!("CARGO_BIN_EXE_cryptofd-daemon"))
+        let mut command = Command::new(program);
+        command
             .arg("supervisor")
             .arg("--kek")
             .arg(folder.0.join("kek"))
             .arg("--broker-fd")
             .arg(there.as_raw_fd().to_string())
             .args(more)
-            .env("CRYPTOFD_SYSTEM_CONFIG", "/nonexistent")
-            .spawn()
-            .unwrap();
+            .env("CRYPTOFD_SYSTEM_CONFIG", "/nonexistent");
+        change(&mut command);
         Daemon {
-            child,
+            child: command.spawn().unwrap(),
             control: Channel::new(here),
             folder,
         }

@@ -170,7 +170,6 @@ impl Owned {
             // SAFETY: the CBB is initialised, the key valid.
             unsafe { c::EVP_marshal_private_key(cbb, self.0) }
         })
-        .map(|der| Secret::new(&der))
     }
 
     /// SubjectPublicKeyInfo in DER.
@@ -179,29 +178,29 @@ impl Owned {
             // SAFETY: the CBB is initialised, the key valid.
             unsafe { c::EVP_marshal_public_key(cbb, self.0) }
         })
-        .map(|der| der.to_vec())
+        .map(|der| der.expose().to_vec())
     }
 }
 
-/// What `write` writes, in bytes that are wiped.
-fn marshal(write: impl FnOnce(*mut c::CBB) -> i32) -> Option<zeroize::Zeroizing<Vec<u8>>> {
-    let mut out = zeroize::Zeroizing::new(vec![0; crate::pair::DER_MAX]);
-    // SAFETY: a CBB is plain data; it writes into `out`, which has the length that it is told and outlives
-    // it; cleaning up gives back what a failed one holds.
-    unsafe {
-        let mut cbb: c::CBB = std::mem::zeroed();
-        let (mut data, mut length) = (null_mut(), 0);
-        if c::CBB_init_fixed(&mut cbb, out.as_mut_ptr(), out.len()) != 1
-            || write(&mut cbb) != 1
-            || c::CBB_finish(&mut cbb, &mut data, &mut length) != 1
-        {
-            c::CBB_cleanup(&mut cbb);
-            quiet();
-            return None;
+/// What `write` writes.
+fn marshal(write: impl FnOnce(*mut c::CBB) -> i32) -> Option<Secret> {
+    let written = Secret::made(crate::pair::DER_MAX, |out| {
+        // SAFETY: a CBB is plain data; it writes into `out`, which has the length that it is told and outlives
+        // it; cleaning up gives back what a failed one holds.
+        unsafe {
+            let mut cbb: c::CBB = std::mem::zeroed();
+            let (mut data, mut length) = (null_mut(), 0);
+            if c::CBB_init_fixed(&mut cbb, out.as_mut_ptr(), out.len()) != 1
+                || write(&mut cbb) != 1
+                || c::CBB_finish(&mut cbb, &mut data, &mut length) != 1
+            {
+                c::CBB_cleanup(&mut cbb);
+                return Err(failed("a key's encoding"));
+            }
+            Ok(length)
         }
-        out.truncate(length);
-    }
-    Some(out)
+    });
+    written.ok()
 }
 
 /// Bits as the table counts them.
