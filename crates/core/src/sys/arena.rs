@@ -315,6 +315,36 @@ fn whole_pages(size: usize) -> usize {
         .unwrap_or_else(|| out_of_memory(size))
 }
 
+/// So many bytes of whole pages that no class has taken yet.
+fn pages(state: &mut State, length: usize) -> Option<usize> {
+    if state.end - state.next < length {
+        // What is left of the region is for whoever needs a page.
+        for page in (state.next..state.end).step_by(PAGE) {
+            // SAFETY: a page of ours that nobody uses.
+            unsafe { link(state, OF_A_PAGE, page as *mut u8) };
+        }
+        state.next = state.end;
+        state.next = map(state, REGION)?;
+        state.end = state.next + REGION;
+    }
+    state.next += length;
+    Some(state.next - length)
+}
+
+/// A free slot of a class, zeroed.
+fn pop(state: &mut State, class: usize) -> Option<*mut u8> {
+    let slot = state.free[class];
+    if slot.is_null() {
+        return None;
+    }
+    // SAFETY: a free slot begins with the link to the next one; the rest of it is zero.
+    unsafe {
+        state.free[class] = slot.cast::<*mut u8>().read();
+        slot.cast::<*mut u8>().write(null_mut());
+    }
+    Some(slot)
+}
+
 /// Zeroed memory of at least `size` bytes. `None`: it cannot be locked, and must be.
 fn try_take(size: usize) -> Option<NonNull<u8>> {
     let pointer = ARENA.with(|state| {
@@ -323,30 +353,18 @@ fn try_take(size: usize) -> Option<NonNull<u8>> {
         };
         if state.free[class].is_null() {
             let length = CLASSES[class].next_multiple_of(PAGE);
-            if state.end - state.next < length {
-                // What is left of the region is for whoever needs a page.
-                for page in (state.next..state.end).step_by(PAGE) {
-                    // SAFETY: a page of ours that nobody uses.
-                    unsafe { link(state, OF_A_PAGE, page as *mut u8) };
-                }
-                state.next = state.end;
-                state.next = map(state, REGION)?;
-                state.end = state.next + REGION;
-            }
-            let page = state.next;
-            state.next += length;
+            let (start, length) = match pages(state, length) {
+                Some(start) => (start, length),
+                // There is no more, but larger slots may be free. Those of several pages are rare, and stay.
+                None => (class + 1..=OF_A_PAGE)
+                    .find_map(|larger| pop(state, larger).map(|s| (s as usize, CLASSES[larger])))?,
+            };
             for slot in (0..length / CLASSES[class]).rev() {
-                // SAFETY: the slot lies in pages of ours that nobody uses.
-                unsafe { link(state, class, (page + slot * CLASSES[class]) as *mut u8) };
+                // SAFETY: the slot lies in memory of ours that nobody uses.
+                unsafe { link(state, class, (start + slot * CLASSES[class]) as *mut u8) };
             }
         }
-        let slot = state.free[class];
-        // SAFETY: a free slot begins with the link to the next one; the rest of it is zero.
-        unsafe {
-            state.free[class] = slot.cast::<*mut u8>().read();
-            slot.cast::<*mut u8>().write(null_mut());
-        }
-        Some(slot)
+        pop(state, class)
     });
     // SAFETY: neither a mapping nor a slot is null.
     pointer.map(|pointer| unsafe { NonNull::new_unchecked(pointer) })

@@ -201,11 +201,12 @@ impl Grant {
         let Some(lease) = &self.lease else {
             return Ok(());
         };
-        if if key.limited {
+        let counted = if key.limited {
             uses(op, self.algorithm)
         } else {
             op == Op::Seal
-        } {
+        };
+        if counted {
             lease.take(&self.leases)?;
         }
         if op == Op::Seal {
