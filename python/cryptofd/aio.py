@@ -132,6 +132,14 @@ class AsyncCryptoFD:
                     self._fd.submit("cancel", target=number)
             raise
 
+    async def seal(self, data: Buffer, aad: Buffer | None = None) -> bytes:
+        """An AEAD's message with an IV that the serving side chooses."""
+        return await self._call("seal", data, None, aad)
+
+    async def unseal(self, data: Buffer, aad: Buffer | None = None) -> bytes:
+        """The message of what seal() made."""
+        return await self._call("unseal", data, None, aad)
+
     async def encrypt(
         self,
         data: Buffer,

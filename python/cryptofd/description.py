@@ -69,6 +69,9 @@ class Info(FromJSON):
     #: Of an asymmetric key: its bits, and whether the private half is there.
     key_bits: int | None = None
     private: bool | None = None
+    #: Of a brokered session: the ``bytes`` of its ring, how many are ``used``, the ``requests`` on
+    #: it; or ``why`` there is none.
+    ring: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

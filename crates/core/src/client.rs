@@ -4,13 +4,18 @@
 //! calls that wait. Of a brokered session it keeps what is unanswered, and sends it again, in its order, when
 //! another worker takes over (docs/wire.md, Epochs).
 
+mod lane;
+
+pub use lane::{Buffer, Item};
+
 use crate::engines::software::random as random_bytes;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{self, Answer, Header, Op, Params, Request};
-use crate::sys::buffer::Input;
+use crate::sys::buffer::{Input, Output};
 use crate::sys::descriptor::{duplicate, is_seqpacket};
 use crate::sys::memfd;
 use crate::sys::socket::{self, Take};
+use lane::{Flight, Lane, Stop};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
@@ -208,6 +213,8 @@ pub struct Waiting {
     brings: bool,
     /// Whether it is no answer but says that another worker serves now.
     epoch: bool,
+    /// Whether it is no answer but says that there is news on the ring.
+    bell: bool,
 }
 
 /// Looks at the next answer without taking it. EAGAIN, EINTR, EPIPE as `send`; EPROTO if it is none.
@@ -216,6 +223,9 @@ pub fn peek(fd: BorrowedFd<'_>, nonblock: bool) -> Result<Waiting> {
     let got = receive(fd, &mut [&mut head], Take::PeekWithoutFds, nonblock)?;
     peeked(&head, got.length)
 }
+
+const CLONE: u16 = Op::Clone as u16;
+const RING: u16 = Op::Ring as u16;
 
 /// Reads what a packet of `length` bytes that begins with `head` says of itself.
 fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
@@ -235,8 +245,9 @@ fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
         length: result as usize,
         refused: number(20, 4) != 0,
         packet: length,
-        brings: number(4, 2) == Op::Clone as u64 || number(6, 2) != 0,
+        brings: matches!(number(4, 2) as u16, CLONE | RING) || number(6, 2) != 0,
         epoch: record::announced(head).is_some(),
+        bell: length == record::HEADER && record::is_bell(head),
     })
 }
 
@@ -265,12 +276,15 @@ fn receive(
 /// proper answer. ESTALE, once, when another worker has taken over: what is unanswered has to be submitted
 /// again. Otherwise errors as `peek`.
 pub fn take(fd: BorrowedFd<'_>, most: usize, nonblock: bool) -> Result<Completion> {
-    match next(fd, most, nonblock, |_| true)? {
-        Taken::Answer(completion) => Ok(completion),
-        Taken::Epoch(_) => Err(Error::stale(
-            "another worker serves this session now: submit again what was not answered yet",
-        )),
-        Taken::Left => Err(lying("it was refused unseen")),
+    loop {
+        return match next(fd, most, nonblock, |_| true)? {
+            Taken::Answer(completion) => Ok(completion),
+            Taken::Epoch(_) => Err(Error::stale(
+                "another worker serves this session now: submit again what was not answered yet",
+            )),
+            Taken::Left => Err(lying("it was refused unseen")),
+            Taken::Bell => continue,
+        };
     }
 }
 
@@ -279,6 +293,8 @@ enum Taken {
     Answer(Completion),
     /// Another worker serves from here on.
     Epoch(u32),
+    /// There is news on the ring, or was.
+    Bell,
     /// An answer that is not wanted; it stays.
     Left,
 }
@@ -298,6 +314,10 @@ fn next(
         }
         other => other?,
     };
+    if waiting.bell {
+        receive(fd, &mut [&mut [0]], Take::WithoutFds, true)?;
+        return Ok(Taken::Bell);
+    }
     if !waiting.epoch && !wanted(waiting.id) {
         return Ok(Taken::Left);
     }
@@ -346,8 +366,13 @@ fn next(
 }
 
 fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
-    let clone = answer.op == Op::Clone as u16 && answer.status == 0;
-    if fds.len() != usize::from(clone || answer.attached > 0) {
+    let brings = match answer.op {
+        CLONE => true,
+        // Without, where one was given back.
+        RING => !answer.data.is_empty(),
+        _ => answer.attached > 0,
+    };
+    if fds.len() != usize::from(brings && answer.status == 0) {
         return Err(lying("it brings more or fewer descriptors than it says"));
     }
     let fd = fds.into_iter().next();
@@ -357,7 +382,7 @@ fn completion(answer: &Answer<'_>, fds: Vec<OwnedFd>) -> Result<Completion> {
                 memfd::read(fd.as_fd(), answer.attached).map_err(|error| lying(error.message()))?;
             (data, None)
         }
-        Some(fd) if !is_seqpacket(fd.as_fd()) => {
+        Some(fd) if answer.op == CLONE && !is_seqpacket(fd.as_fd()) => {
             drop(fd);
             return Err(lying("its clone is not a cryptofd"));
         }
@@ -535,7 +560,7 @@ pub struct Client {
     fd: OwnedFd,
     books: Mutex<Books>,
     /// Held while an answer is waited for and taken; never while a signal's handler runs.
-    taking: Mutex<()>,
+    taking: Mutex<Lane>,
     info: String,
 }
 
@@ -566,7 +591,7 @@ impl Client {
         Client {
             fd,
             books: Mutex::new(books),
-            taking: Mutex::new(()),
+            taking: Mutex::default(),
             info: String::new(),
         }
     }
@@ -704,6 +729,7 @@ impl Client {
                 std::thread::sleep(Duration::from_micros(200));
                 Ok(())
             }
+            Ok(Taken::Bell) => Ok(()),
             Err(error) if error.kind() == ErrorKind::Again => Ok(()),
             Err(error) => Err(error),
         }
@@ -746,7 +772,7 @@ impl Client {
             };
             match done {
                 Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(self.fd.as_fd(), epoch)?,
-                Ok(Taken::Left) => {}
+                Ok(Taken::Left | Taken::Bell) => {}
                 Ok(Taken::Answer(completion)) => {
                     let mut books = lock(&self.books);
                     if let Some(completion) = books.file(completion) {
@@ -767,11 +793,138 @@ impl Client {
     /// Submits and waits for this answer. EBUSY while answers of `submit` are outstanding.
     pub fn call(&self, request: &Request<'_>, interrupted: Interrupted<'_>) -> Result<Vec<u8>> {
         self.exclusive()?;
+        if let (Some(_), Some(most)) = (self.served_by(), lane::most(request)) {
+            let mut result = Vec::new();
+            result
+                .try_reserve_exact(most)
+                .map_err(|_| Error::system(libc::ENOMEM, "a result"))?;
+            result.resize(most, 0);
+            let used = self.call_into(request, Output::from(&mut result), interrupted)?;
+            result.truncate(used);
+            return Ok(result);
+        }
         let completion = self.ask(request, None, interrupted)?;
         if completion.op != request.op as u16 {
             return Err(lying("it answers another op than was asked"));
         }
         completion.result()
+    }
+
+    /// The same with the result in `out`, which has room for as much as it can be (otherwise EPROTO); returns
+    /// its bytes.
+    pub fn call_into(
+        &self,
+        request: &Request<'_>,
+        out: Output<'_>,
+        interrupted: Interrupted<'_>,
+    ) -> Result<usize> {
+        let mut items = [Item::new(*request, out)];
+        self.batch(&mut items, interrupted)?;
+        let [item] = items;
+        item.done
+            .unwrap_or_else(|| Err(lying("it was not answered")))
+    }
+
+    /// Does many requests, as many at a time as there is room for, and waits for all. Each has its own result
+    /// or error; an error of the whole says that some were not done.
+    pub fn batch(&self, items: &mut [Item<'_>], interrupted: Interrupted<'_>) -> Result<()> {
+        self.exclusive()?;
+        let mut flight = Flight::default();
+        loop {
+            let Some(epoch) = self.served_by() else {
+                return self.by_socket(items, interrupted);
+            };
+            if !flight.begun() {
+                self.ask_for_ring(|lane| lane.wants(items, epoch))?;
+            }
+            let stopped = {
+                let mut lane = lock(&self.taking);
+                if !flight.begun() && !lane.check(self.served_by()) {
+                    drop(lane);
+                    return self.by_socket(items, interrupted);
+                }
+                lane.run(self, items, &mut flight)
+            };
+            match stopped {
+                Ok(Stop::Done) => return Ok(()),
+                Ok(Stop::Lost) => {}
+                Ok(Stop::Socket(item)) => {
+                    self.by_socket(&mut items[item..=item], interrupted)?;
+                }
+                Err(error) => {
+                    let error = match interruptible(Err(error), interrupted) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    };
+                    lock(&self.taking).abandon(&mut flight);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The worker that serves this session, if it is a brokered one and that is known.
+    fn served_by(&self) -> Option<u32> {
+        lock(&self.books).epoch.filter(|epoch| *epoch != 0)
+    }
+
+    /// Asks for a ring if `wants` says how large it is to be. One that is refused is done without.
+    fn ask_for_ring(
+        &self,
+        wants: impl FnOnce(&mut Lane) -> Option<(usize, Option<u64>)>,
+    ) -> Result<()> {
+        let Some((size, instead)) = wants(&mut lock(&self.taking)) else {
+            return Ok(());
+        };
+        if instead.is_some() {
+            // The worker forgets it whether there is another or not.
+            lock(&self.taking).give_up();
+        }
+        let mut request = Request::new(Op::Ring);
+        request.params.length = Some(size as u64);
+        request.params.target = instead;
+        // A signal waits for this answer: given up, the worker would have a ring that nobody knows here.
+        let completion = self.ask(&request, None, &mut || Ok(()))?;
+        let brought = match completion.status {
+            0 => completion.fd.ok_or_else(|| lying("a ring without memory")),
+            status => Err(record::error(status, &completion.data)),
+        };
+        lock(&self.taking).answered(size, brought);
+        Ok(())
+    }
+
+    /// Does what is not done yet by records on the socket, a few at a time.
+    fn by_socket(&self, items: &mut [Item<'_>], interrupted: Interrupted<'_>) -> Result<()> {
+        for item in items.iter_mut().filter(|item| item.done.is_none()) {
+            let completion = self.ask(&item.request, None, interrupted)?;
+            item.take(completion);
+        }
+        Ok(())
+    }
+
+    /// Memory in the ring, `length` bytes of zeroes: what is computed from there, or to there, is not copied
+    /// on this side. ENOBUFS, with the reason, where there is no ring for it.
+    pub fn buffer(&self, length: usize) -> Result<Buffer> {
+        let Some(epoch) = self.served_by() else {
+            return Err(Error::unsupported(
+                "only a brokered session has a ring; any buffer is as good here",
+            ));
+        };
+        if length > record::ATTACHED {
+            return Err(Error::too_large(format!(
+                "a buffer of {length} bytes: at most {} in one request",
+                record::ATTACHED
+            )));
+        }
+        self.ask_for_ring(|lane| lane.wants_buffer(length, epoch))?;
+        lock(&self.taking).buffer(length)
+    }
+
+    /// What info() tells of the ring: `bytes`, `used` and `requests`, or `why` there is none. `None` of a
+    /// session that is not brokered.
+    pub fn ring(&self) -> Option<serde_json::Value> {
+        self.served_by()?;
+        Some(lock(&self.taking).report())
     }
 
     fn exclusive(&self) -> Result<()> {

@@ -52,6 +52,8 @@ const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
 /// A fresh worker serves from here on; nothing but a header.
 const EPOCH: u8 = 3;
+/// There is news on the ring; nothing but a header.
+const BELL: u8 = 4;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +99,21 @@ struct Takes {
     data: bool,
     flags: u16,
     params: &'static [u16],
+}
+
+impl Takes {
+    fn check(&self, name: &str, iv: bool, aad: bool, data: bool) -> Result<()> {
+        for (has, may, what) in [
+            (iv, self.iv, "iv"),
+            (aad, self.aad, "aad"),
+            (data, self.data, "data"),
+        ] {
+            if has && !may {
+                return Err(Error::invalid(format!("{name} takes no {what}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Op {
@@ -174,6 +191,7 @@ impl Op {
         };
         let params: &[u16] = match self {
             Op::Cancel => &[Params::TARGET],
+            Op::Ring => &[Params::LENGTH, Params::TARGET],
             Op::Digest | Op::Finish | Op::Peek | Op::Random => &[Params::LENGTH],
             Op::Verify => &[Params::TAG],
             Op::Encrypt | Op::Decrypt => &[Params::HASH, Params::SCHEME, Params::LABEL],
@@ -235,7 +253,7 @@ pub struct Params<'a> {
     pub r: Option<u32>,
     /// scrypt's.
     pub p: Option<u32>,
-    /// The id to cancel.
+    /// The id to cancel; the number of the ring to replace.
     pub target: Option<u64>,
     /// A signature's or an encryption's.
     pub hash: Option<&'a str>,
@@ -520,6 +538,15 @@ impl Header {
         .encode(EPOCH)
     }
 
+    /// The record that says that there is news on the ring.
+    pub fn bell(epoch: u32) -> [u8; HEADER] {
+        Header {
+            epoch,
+            ..Header::default()
+        }
+        .encode(BELL)
+    }
+
     /// The header at the beginning of `bytes` and its size; what it says of the rest is not checked yet.
     fn parse(bytes: &[u8], kind: u8) -> Result<(Header, usize)> {
         let fixed: &[u8; HEADER] = bytes
@@ -539,7 +566,7 @@ impl Header {
         }
         if fixed[3] != kind {
             return Err(Error::invalid(format!(
-                "record kind {}: {} was expected (1 request, 2 answer, 3 epoch)",
+                "record kind {}: {} was expected (1 request, 2 answer, 3 epoch, 4 bell)",
                 fixed[3], kind
             )));
         }
@@ -654,6 +681,11 @@ pub fn announced(bytes: &[u8]) -> Option<Result<u32>> {
     })
 }
 
+/// Whether a record only says that there is news on the ring.
+pub fn is_bell(bytes: &[u8]) -> bool {
+    bytes.len() == HEADER && bytes.get(3) == Some(&BELL)
+}
+
 /// The epoch of a record; 0 where there is none.
 pub fn epoch(bytes: &[u8]) -> u32 {
     bytes
@@ -712,15 +744,12 @@ impl<'a> Incoming<'a> {
         header.check_attached()?;
         let [iv, aad, params, data] = header.sections(bytes, size)?;
         let attached_aad = header.attached_aad != 0;
-        for (has, may, what) in [
-            (!iv.is_empty(), takes.iv, "iv"),
-            (!aad.is_empty() || attached_aad, takes.aad, "aad"),
-            (!data.is_empty(), takes.data, "data"),
-        ] {
-            if has && !may {
-                return Err(Error::invalid(format!("{name} takes no {what}")));
-            }
-        }
+        takes.check(
+            name,
+            !iv.is_empty(),
+            !aad.is_empty() || attached_aad,
+            !data.is_empty(),
+        )?;
         if !aad.is_empty() && attached_aad {
             return Err(Error::invalid("aad both in the record and in the memfd"));
         }
@@ -735,6 +764,44 @@ impl<'a> Incoming<'a> {
             data,
             attached: header.attached as usize,
             attached_aad: header.attached_aad as usize,
+        })
+    }
+
+    /// The same of a request on a ring, whose sections were copied already. Those that concern the
+    /// descriptor itself go by its socket.
+    pub fn on_ring(
+        op: u16,
+        id: u64,
+        flags: u16,
+        [iv, aad, params, data]: [&'a [u8]; 4],
+    ) -> Result<Incoming<'a>> {
+        let op = Op::from_number(op)
+            .ok_or_else(|| Error::unsupported(format!("no op {op}: see interface/record.toml")))?;
+        let takes = op.takes();
+        let name = op.name();
+        if matches!(op, Op::Info | Op::Clone | Op::Cancel | Op::Ring) {
+            return Err(Error::unsupported(format!(
+                "{name} goes by the socket, not by the ring"
+            )));
+        }
+        let known = takes.flags & !FLAG_ATTACHED;
+        if flags & !known != 0 {
+            return Err(Error::invalid(format!(
+                "flags {flags:#x}: {name} takes {known:#x} on a ring"
+            )));
+        }
+        takes.check(name, !iv.is_empty(), !aad.is_empty(), !data.is_empty())?;
+        Ok(Incoming {
+            id,
+            op,
+            flags,
+            epoch: 0,
+            iv,
+            aad,
+            params: Params::parse(params, takes.params)?,
+            data,
+            attached: 0,
+            attached_aad: 0,
         })
     }
 }

@@ -2,13 +2,14 @@
 
 use crate::broker::Opened;
 use crate::errors::Raise;
-use crate::ffi::{self, View, new_bytes};
+use crate::ffi::buffer::Buffer;
+use crate::ffi::{self, Fresh, View, new_bytes};
 use crate::hash::LONG;
 use crate::pair;
 use crate::remote::{self, Facts, Remote};
 use crate::stream::Stream;
 use arc_swap::ArcSwap;
-use cryptofd_core::client::Client;
+use cryptofd_core::client::{Client, Item};
 use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
 use cryptofd_core::engines::kernel;
 use cryptofd_core::error::Error;
@@ -22,7 +23,7 @@ use cryptofd_core::sys::descriptor::duplicate;
 use cryptofd_core::table::Kind;
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMemoryView, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -400,9 +401,40 @@ impl CryptoFD {
             aad: input(&aad),
             ..Record::with(op, data.input())
         };
+        let room = box_room(&self.facts()?, op, data.len());
         self.with_client(python, |client| {
-            let answer = Zeroizing::new(remote::call(python, client, &record)?);
-            Ok(PyBytes::new(python, &answer))
+            new_bytes(python, room, |out| {
+                remote::call_into(python, client, &record, out)
+            })
+        })
+    }
+
+    /// The same into a caller's buffer.
+    fn boxed_into<'py>(
+        &self,
+        python: Python<'py>,
+        op: Op,
+        out: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        let target = View::write(out)?;
+        let data = View::read(data)?;
+        let aad = optional(aad)?;
+        let record = Record {
+            aad: input(&aad),
+            ..Record::with(op, data.input())
+        };
+        let room = box_room(&self.facts()?, op, data.len());
+        if target.len() < room {
+            return Err(raise(Error::too_large(format!(
+                "out has {} bytes where {room} are needed",
+                target.len()
+            ))));
+        }
+        let out = target.output().split_at(room).0;
+        self.with_client(python, |client| {
+            remote::call_into(python, client, &record, out)
         })
     }
 
@@ -546,6 +578,9 @@ impl CryptoFD {
                     aad: with,
                     ..Record::with(op(direction), from)
                 };
+                if let Some(room) = remote::exactly(&remote.facts, direction, from.len()) {
+                    return remote::call_exactly(python, &remote, &record, fits(room)?);
+                }
                 let answer = remote::transform(python, &remote, direction, &record)?;
                 fits(answer.len())?.copy_from(&answer);
                 return Ok(answer.len());
@@ -561,30 +596,69 @@ impl CryptoFD {
     fn many<'py>(
         &self,
         python: Python<'py>,
-        direction: Direction,
+        op: Op,
         items: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
+        let direction = match op {
+            Op::Encrypt => Some(Direction::Encrypt),
+            Op::Decrypt => Some(Direction::Decrypt),
+            _ => None,
+        };
+        let backing = self.backing();
+        let facts = self.facts()?;
+        let batched = match (&backing, direction) {
+            (Backing::Remote(_), Some(direction)) => {
+                remote::exactly(&facts, direction, 1 << 16).is_some()
+            }
+            (_, direction) => direction.is_none(),
+        };
+        let mut asked = Vec::new();
         let list = PyList::empty(python);
         for item in items.try_iter()? {
-            let item = item?;
-            let item = item.cast::<PyTuple>()?;
-            if item.is_empty() || item.len() > 3 {
-                return Err(PyValueError::new_err(
-                    "items are (data, iv) or (data, iv, aad)",
-                ));
-            }
-            let part = |n: usize| -> PyResult<Option<Bound<'py, PyAny>>> {
-                if n < item.len() {
-                    Ok(Some(item.get_item(n)?).filter(|object| !object.is_none()))
-                } else {
-                    Ok(None)
+            let parts = Parts::read(&item?, direction.is_some())?;
+            match direction {
+                Some(direction) if !batched => {
+                    let (iv, aad) = (parts.iv.as_ref(), parts.aad.as_ref());
+                    let options = Options::default();
+                    list.append(self.both(python, direction, &parts.data, iv, aad, &options)?)?;
                 }
+                _ => asked.push(parts),
+            }
+        }
+        if !batched {
+            return Ok(list);
+        }
+        let mut views = Vec::with_capacity(asked.len());
+        for parts in &asked {
+            let data = View::read(&parts.data)?;
+            let room = match direction {
+                Some(direction) => remote::exactly(&facts, direction, data.len()).unwrap_or(0),
+                None => box_room(&facts, op, data.len()),
             };
-            let (iv, aad) = (part(1)?, part(2)?);
-            let data = item.get_item(0)?;
-            let (iv, aad) = (iv.as_ref(), aad.as_ref());
-            let options = Options::default();
-            list.append(self.both(python, direction, &data, iv, aad, &options)?)?;
+            let nonce = Nonce::read(parts.iv.as_ref())?;
+            let aad = optional(parts.aad.as_ref())?;
+            views.push((data, nonce, aad, Fresh::new(python, room)?));
+        }
+        let mut batch: Vec<Item<'_>> = views
+            .iter()
+            .map(|(data, nonce, aad, result)| {
+                let record = Record {
+                    iv: nonce.get(),
+                    aad: input(aad),
+                    ..Record::with(op, data.input())
+                };
+                Item::new(record, result.output())
+            })
+            .collect();
+        self.with_client(python, |client| {
+            remote::patiently(python, |interrupted| client.batch(&mut batch, interrupted))
+        })?;
+        let done: Vec<_> = batch.into_iter().map(|item| item.done).collect();
+        for ((_, _, _, result), done) in views.into_iter().zip(done) {
+            let used = done
+                .unwrap_or_else(|| Err(Error::closed()))
+                .map_err(Raise)?;
+            list.append(result.finish(python, used)?)?;
         }
         Ok(list)
     }
@@ -776,7 +850,7 @@ impl CryptoFD {
         python: Python<'py>,
         items: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        self.many(python, Direction::Encrypt, items)
+        self.many(python, Op::Encrypt, items)
     }
 
     /// Decrypts many messages; the first that fails raises.
@@ -785,7 +859,70 @@ impl CryptoFD {
         python: Python<'py>,
         items: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyList>> {
-        self.many(python, Direction::Decrypt, items)
+        self.many(python, Op::Decrypt, items)
+    }
+
+    /// Seals many messages, each data or (data, aad), in one go.
+    fn seal_many<'py>(
+        &self,
+        python: Python<'py>,
+        items: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        self.many(python, Op::Seal, items)
+    }
+
+    /// Unseals many, each box or (box, aad); the first that fails raises.
+    fn unseal_many<'py>(
+        &self,
+        python: Python<'py>,
+        items: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        self.many(python, Op::Unseal, items)
+    }
+
+    /// seal() into a writable buffer; returns how many of its bytes count.
+    #[pyo3(signature = (out, data, aad=None))]
+    fn seal_into<'py>(
+        &self,
+        python: Python<'py>,
+        out: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        self.boxed_into(python, Op::Seal, out, data, aad)
+    }
+
+    /// unseal() into a writable buffer; returns how many of its bytes count.
+    #[pyo3(signature = (out, data, aad=None))]
+    fn unseal_into<'py>(
+        &self,
+        python: Python<'py>,
+        out: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        aad: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<usize> {
+        self.boxed_into(python, Op::Unseal, out, data, aad)
+    }
+
+    /// A memoryview of `size` bytes, zeroed and writable. A brokered session's lies in memory that it shares with its
+    /// worker: data there, and results that go there (seal_into, encrypt_into …), are not copied on this
+    /// side. Whoever has it may not use it in a forked child. ENOBUFS where the policy leaves no room.
+    fn buffer<'py>(&self, python: Python<'py>, size: usize) -> PyResult<Bound<'py, PyMemoryView>> {
+        let memory = match self.backing() {
+            Backing::Remote(remote) if remote.client.ring().is_some() => {
+                let buffer = python
+                    .detach(|| remote.client.buffer(size))
+                    .map_err(Raise)?;
+                Bound::new(python, Buffer::new(buffer))?.into_any()
+            }
+            Backing::Closed => return Err(raise(Error::closed())),
+            // Nothing to share with anybody.
+            _ => python
+                .import("builtins")?
+                .getattr("bytearray")?
+                .call1((size,))?,
+        };
+        PyMemoryView::from(&memory)
     }
 
     /// A cipher's message in pieces: `direction` is "encrypt" or "decrypt".
@@ -1271,6 +1408,10 @@ impl CryptoFD {
                 python.detach(|| session.info().json(serve::limits()).to_string())
             }
         };
+        let text = match self.backing() {
+            Backing::Remote(remote) => remote::with_ring(&remote, text),
+            _ => text,
+        };
         python
             .import("cryptofd.description")?
             .getattr("Info")?
@@ -1315,6 +1456,57 @@ impl CryptoFD {
             ),
             Backing::Closed => "<cryptofd closed>".to_owned(),
         }
+    }
+}
+
+/// Bytes that SEAL or UNSEAL makes of `length`.
+fn box_room(facts: &Facts, op: Op, length: usize) -> usize {
+    let more = 1 + 12 + facts.tag_size;
+    match op {
+        Op::Seal => length + more,
+        _ => length.saturating_sub(more),
+    }
+}
+
+/// One item of a batch: data, (data, aad), or (data, iv, aad).
+struct Parts<'py> {
+    data: Bound<'py, PyAny>,
+    iv: Option<Bound<'py, PyAny>>,
+    aad: Option<Bound<'py, PyAny>>,
+}
+
+impl<'py> Parts<'py> {
+    fn read(item: &Bound<'py, PyAny>, with_iv: bool) -> PyResult<Parts<'py>> {
+        let most = if with_iv { 3 } else { 2 };
+        let Ok(tuple) = item.cast::<PyTuple>() else {
+            if with_iv {
+                item.cast::<PyTuple>()?;
+            }
+            return Ok(Parts {
+                data: item.clone(),
+                iv: None,
+                aad: None,
+            });
+        };
+        if tuple.is_empty() || tuple.len() > most {
+            return Err(PyValueError::new_err(if with_iv {
+                "items are (data, iv) or (data, iv, aad)"
+            } else {
+                "items are data or (data, aad)"
+            }));
+        }
+        let part = |n: usize| -> PyResult<Option<Bound<'py, PyAny>>> {
+            if n < tuple.len() {
+                Ok(Some(tuple.get_item(n)?).filter(|object| !object.is_none()))
+            } else {
+                Ok(None)
+            }
+        };
+        Ok(Parts {
+            data: tuple.get_item(0)?,
+            iv: if with_iv { part(1)? } else { None },
+            aad: part(if with_iv { 2 } else { 1 })?,
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Python's buffers as pointers, and bytes objects that are filled once.
 
+pub mod buffer;
+
 use cryptofd_core::error::Error;
 use cryptofd_core::sys::buffer::{Input, Output};
 use pyo3::exceptions::PyBufferError;
@@ -129,6 +131,68 @@ where
         }
     }
     object.cast_into::<PyBytes>().map_err(Into::into)
+}
+
+/// A bytes object that is being filled; wiped if it never is.
+pub struct Fresh<'py> {
+    object: Bound<'py, PyAny>,
+    length: usize,
+    finished: bool,
+}
+
+impl<'py> Fresh<'py> {
+    /// Of `length` bytes.
+    pub fn new(python: Python<'py>, length: usize) -> PyResult<Fresh<'py>> {
+        let size = ffi::Py_ssize_t::try_from(length).map_err(|_| {
+            pyo3::exceptions::PyMemoryError::new_err("more bytes than fit in memory")
+        })?;
+        // SAFETY: a null source makes an uninitialised bytes object, or null with MemoryError set.
+        let object = unsafe {
+            Bound::from_owned_ptr_or_err(
+                python,
+                ffi::PyBytes_FromStringAndSize(std::ptr::null(), size),
+            )?
+        };
+        Ok(Fresh {
+            object,
+            length,
+            finished: false,
+        })
+    }
+
+    /// Where to write it, without the GIL: nobody else knows the object yet.
+    pub fn output(&self) -> Output<'_> {
+        // SAFETY: a bytes object of `length` bytes that nobody else refers to. One of no bytes is everybody's,
+        // and nothing is written to it.
+        unsafe {
+            let bytes = ffi::PyBytes_AsString(self.object.as_ptr()).cast::<u8>();
+            Output::from_raw(bytes, self.length)
+        }
+    }
+
+    /// The object, of which `used` bytes were filled.
+    pub fn finish(mut self, python: Python<'py>, used: usize) -> PyResult<Bound<'py, PyBytes>> {
+        if used == self.length {
+            self.finished = true;
+            return self
+                .object
+                .clone()
+                .cast_into::<PyBytes>()
+                .map_err(Into::into);
+        }
+        PyBytes::new_with(python, used, |target| {
+            self.output().as_input().split_at(used).0.copy_to(target);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Fresh<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.output().wipe();
+        }
+    }
 }
 
 /// A descriptor that the caller gives away; close-on-exec from here on.

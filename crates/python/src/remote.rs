@@ -5,6 +5,7 @@ use cryptofd_core::client::{Client, Completion};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Kind as ErrorKind};
 use cryptofd_core::record::{Op, Request};
+use cryptofd_core::sys::buffer::Output;
 use cryptofd_core::table::{Algorithm, Kind, find};
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +114,68 @@ pub fn call(python: Python<'_>, client: &Client, request: &Request<'_>) -> PyRes
     patiently(python, |interrupted| client.call(request, interrupted))
 }
 
+/// The same with the result in `out`; returns its bytes.
+pub fn call_into(
+    python: Python<'_>,
+    client: &Client,
+    request: &Request<'_>,
+    out: Output<'_>,
+) -> PyResult<usize> {
+    patiently(python, |interrupted| {
+        client.call_into(request, out, interrupted)
+    })
+}
+
+/// Bytes that a message of `length` bytes becomes, where there is only one right answer.
+pub fn exactly(facts: &Facts, direction: Direction, length: usize) -> Option<usize> {
+    match (facts.algorithm.kind, direction) {
+        (Kind::Aead, Direction::Encrypt) => Some(length + facts.tag_size),
+        (Kind::Aead, Direction::Decrypt) => Some(length.saturating_sub(facts.tag_size)),
+        _ => None,
+    }
+}
+
+/// The same for a message whose result fills `out` exactly. The serving side is not believed.
+pub fn call_exactly(
+    python: Python<'_>,
+    remote: &Remote,
+    request: &Request<'_>,
+    out: Output<'_>,
+) -> PyResult<usize> {
+    let length = call_into(python, &remote.client, request, out)?;
+    if length == out.len() {
+        Ok(length)
+    } else {
+        out.wipe();
+        Err(wrong_length(remote, length, request.data.len()).into())
+    }
+}
+
+fn wrong_length(remote: &Remote, answer: usize, length: usize) -> Raise {
+    Raise(Error::new(
+        ErrorKind::System,
+        libc::EPROTO,
+        format!(
+            "the serving side answered {answer} bytes to a message of {length}: no {} does",
+            remote.facts.algorithm.name
+        ),
+    ))
+}
+
+/// INFO's JSON with what this side knows of the ring.
+pub fn with_ring(remote: &Remote, text: String) -> String {
+    let Some(ring) = remote.client.ring() else {
+        return text;
+    };
+    match serde_json::from_str(&text) {
+        Ok(serde_json::Value::Object(mut info)) => {
+            info.insert("ring".into(), ring);
+            serde_json::Value::Object(info).to_string()
+        }
+        _ => text,
+    }
+}
+
 /// Submits; the answer comes by `complete`.
 pub fn submit(python: Python<'_>, client: &Client, request: &Request<'_>) -> PyResult<u64> {
     patiently(python, |interrupted| {
@@ -153,16 +216,7 @@ pub fn transform(
     if right {
         Ok(answer)
     } else {
-        Err(Raise(Error::new(
-            ErrorKind::System,
-            libc::EPROTO,
-            format!(
-                "the serving side answered {} bytes to a message of {length}: no {} does",
-                answer.len(),
-                facts.algorithm.name
-            ),
-        ))
-        .into())
+        Err(wrong_length(remote, answer.len(), length).into())
     }
 }
 

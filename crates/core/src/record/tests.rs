@@ -369,6 +369,31 @@ fn the_numbers_are_those_of_the_interface() {
     assert_eq!(number("kind", "REQUEST"), usize::from(REQUEST));
     assert_eq!(number("kind", "ANSWER"), usize::from(ANSWER));
     assert_eq!(number("kind", "EPOCH"), usize::from(EPOCH));
+    assert_eq!(number("kind", "BELL"), usize::from(BELL));
+    for (name, value) in [
+        ("magic", crate::ring::MAGIC as usize),
+        ("version", crate::ring::VERSION as usize),
+        ("entries", crate::ring::ENTRIES as usize),
+        ("submission", crate::ring::SUBMISSION),
+        ("completion", crate::ring::COMPLETION),
+        ("least", crate::ring::LEAST),
+        ("most", crate::ring::MOST),
+    ] {
+        assert_eq!(number("ring", name), value, "{name}");
+    }
+    for (section, fields) in [
+        ("ring_field", &crate::ring::FIELDS[..]),
+        ("ring_submission", &crate::ring::SUBMISSION_FIELDS),
+        ("ring_completion", &crate::ring::COMPLETION_FIELDS),
+    ] {
+        let table = table[section].as_array().unwrap();
+        assert_eq!(table.len(), fields.len());
+        for (field, (name, offset, bytes)) in table.iter().zip(fields) {
+            assert_eq!(field["name"].as_str(), Some(*name));
+            assert_eq!(field["offset"].as_integer(), Some(*offset as i64), "{name}");
+            assert_eq!(field["bytes"].as_integer(), Some(*bytes as i64), "{name}");
+        }
+    }
 }
 
 #[test]

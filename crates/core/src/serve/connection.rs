@@ -1,9 +1,11 @@
 //! One descriptor's serving end: takes requests, has them done in order, sends the answers.
 
+use super::ring::{Ring, Scratch, Turn, secret};
 use super::work::Done;
 use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Shared, pool};
 use crate::error::{Error, Result};
 use crate::record::{self, Header, Incoming, Op};
+use crate::ring;
 use crate::session::{Hasher, Session, Stream};
 use crate::sys::buffer::{Input, Output};
 use crate::sys::descriptor::{self, Guarded};
@@ -27,6 +29,8 @@ pub struct State {
     pub(super) lost: bool,
     /// Counted among the session's descriptors.
     counted: bool,
+    /// For INFO: the ring's bytes, and what was served on it.
+    pub(super) ring: Option<(usize, u64)>,
 }
 
 impl State {
@@ -38,6 +42,7 @@ impl State {
             stream: None,
             lost: false,
             counted: true,
+            ring: None,
         }
     }
 
@@ -148,6 +153,7 @@ pub struct Connection {
     inbox: VecDeque<Waiting>,
     ahead: usize,
     outbox: Option<Outgoing>,
+    ring: Option<Box<Ring>>,
     /// Nothing more will come.
     ended: bool,
     /// To be given up to another worker: as soon as nothing is under way (or, `true`, at once).
@@ -162,6 +168,7 @@ impl Connection {
             inbox: VecDeque::new(),
             ahead: 0,
             outbox: None,
+            ring: None,
             ended: false,
             leaving: None,
         }
@@ -186,7 +193,10 @@ impl Connection {
     }
 
     fn may_leave(&self) -> bool {
-        let idle = self.inbox.is_empty() && self.outbox.is_none();
+        let still = |ring: &Ring| ring.waiting().is_ok_and(|waiting| waiting == 0);
+        let idle = self.inbox.is_empty()
+            && self.outbox.is_none()
+            && self.ring.as_deref().is_none_or(still);
         match self.leaving {
             Some(true) => true,
             Some(false) => idle && self.state.clean(),
@@ -201,7 +211,7 @@ impl Connection {
 
     /// Serves until there is nothing to do, or others must have their turn. `buffer` holds one record and
     /// a byte more.
-    pub(super) fn turn(&mut self, buffer: &mut [u8]) -> Next {
+    pub(super) fn turn(&mut self, buffer: &mut [u8], scratch: &mut Scratch) -> Next {
         if self.end.get().is_none() {
             return Next::Over;
         }
@@ -216,17 +226,32 @@ impl Connection {
                 return Next::Over;
             }
             if self.inbox.is_empty() && budget == 0 {
-                return Next::Readable;
+                return if self.ring.is_some() {
+                    Next::Soon
+                } else {
+                    Next::Readable
+                };
             }
             if !self.ended && self.take(buffer).is_err() {
                 return Next::Over;
             }
             let Some(waiting) = self.inbox.pop_front() else {
-                return if self.ended {
-                    Next::Over
-                } else {
-                    Next::Readable
+                let Some(ring) = self.ring.as_mut().filter(|_| !self.ended) else {
+                    return if self.ended {
+                        Next::Over
+                    } else {
+                        Next::Readable
+                    };
                 };
+                match ring.turn(&mut self.state, scratch) {
+                    Ok(Turn::Ring) => self.outbox = Some(self.bell()),
+                    Ok(Turn::Asleep) if self.may_leave() => return Next::Over,
+                    Ok(Turn::Asleep) => return Next::Readable,
+                    Ok(Turn::More) => return Next::Soon,
+                    // Whoever scribbles on a ring loses the session, and nobody else does.
+                    Err(_) => return Next::Over,
+                }
+                continue;
             };
             if budget == 0 {
                 self.inbox.push_front(waiting);
@@ -275,6 +300,10 @@ impl Connection {
                 let epoch = record::epoch(packet);
                 if epoch != 0 && epoch != keeper.epoch() {
                     // Meant for the worker before; the client sends it again.
+                    continue;
+                }
+                if length == packet.len() && record::is_bell(packet) {
+                    // It has woken us, which is all that it is for.
                     continue;
                 }
             }
@@ -363,7 +392,11 @@ impl Connection {
         if let Some(keeper) = self.state.keeper() {
             let allowed = keeper.allow(&request);
             allowed.inspect_err(|_| self.state.session().count_refused())?;
+            if request.op == Op::Ring {
+                return self.make_ring(&request);
+            }
         }
+        self.state.ring = self.ring.as_ref().map(|ring| ring.report());
         let attached;
         let (mut aad, mut data) = (request.aad, request.data);
         if let Some(fd) = fds.first() {
@@ -375,6 +408,46 @@ impl Connection {
             data = tail;
         }
         arena::bounded(|| self.state.work(&request, aad, data))
+    }
+
+    /// Makes a ring for the client, in place of the one whose number it knows.
+    fn make_ring(&mut self, request: &Incoming<'_>) -> Result<Done> {
+        let Some(keeper) = self.state.keeper().cloned() else {
+            return Err(Error::unsupported("no rings here"));
+        };
+        if let Some(ring) = &self.ring {
+            if request.params.target != Some(ring.number()) {
+                return Err(Error::system(
+                    libc::EBUSY,
+                    "this descriptor has a ring, which another holder may use: clone it for one of your own",
+                ));
+            }
+            if ring.waiting().map_or(true, |waiting| waiting > 0) {
+                return Err(Error::system(libc::EBUSY, "requests wait on the ring"));
+            }
+            self.ring = None;
+        }
+        let wanted = request.params.length.unwrap_or(0);
+        if wanted == 0 {
+            return Ok(Done::Record(super::work::room(0)?));
+        }
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let (size, share) = keeper.ring(wanted.clamp(ring::LEAST, ring::MOST))?;
+        let (ring, memory) = Ring::make(size, keeper.epoch(), share)?;
+        let said = serde_json::json!({"bytes": size}).to_string();
+        self.ring = Some(Box::new(ring));
+        Ok(Done::Ring(memory, said.into_bytes()))
+    }
+
+    /// Says that there is news on the ring.
+    fn bell(&self) -> Outgoing {
+        let epoch = self.state.keeper().map_or(0, |keeper| keeper.epoch());
+        Outgoing {
+            packet: Header::bell(epoch).to_vec(),
+            fd: None,
+            op: 0,
+            id: 0,
+        }
     }
 
     /// Sends what waits. False: there is no room yet.
@@ -460,6 +533,15 @@ fn outgoing(done: Done, id: u64, op: u16) -> Result<Outgoing> {
                 id,
             })
         }
+        Done::Ring(memory, said) => {
+            header.data = said.len() as u32;
+            Ok(Outgoing {
+                packet: [&header.answer()[..], &said].concat(),
+                fd: Some(memory),
+                op,
+                id,
+            })
+        }
         Done::Record(mut packet) => {
             let length = packet.len() - record::HEADER;
             let fd = if length > record::INLINE_ANSWER {
@@ -502,10 +584,7 @@ fn refusal(error: &Error, id: u64, op: u16) -> Outgoing {
 
 /// Keys do not stay in freed memory.
 fn wipe(mut packet: Vec<u8>, op: u16) {
-    if matches!(
-        Op::from_number(op),
-        Some(Op::Unwrap | Op::Derive | Op::Random | Op::Decrypt | Op::Unseal)
-    ) {
+    if Op::from_number(op).is_some_and(secret) {
         Output::from(&mut packet[..]).wipe();
     }
 }

@@ -3,14 +3,16 @@
 mod connection;
 mod pair;
 mod pool;
+mod ring;
 mod work;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{self, Incoming};
 use crate::secret::Secret;
 use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
 use serde_json::{Value, json};
+use std::any::Any;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +51,13 @@ pub trait Keeper: Send + Sync {
 
     /// The session of an older version of the key, for UNSEAL.
     fn older(&self, version: u8) -> Option<Arc<Session>>;
+
+    /// A share of the memory that rings may take: how many bytes of `wanted` there are, and what gives them
+    /// back when it is dropped. EPERM or EDQUOT.
+    fn ring(&self, wanted: usize) -> Result<(usize, Box<dyn Any + Send + Sync>)> {
+        let _ = wanted;
+        Err(Error::unsupported("no rings here"))
+    }
 
     /// What INFO tells besides.
     fn info(&self) -> Value;

@@ -4,6 +4,7 @@
 //! may be taken away from under us (closefrom(3), fork(2)); then a fresh pool begins for fresh sessions.
 
 use super::connection::{Connection, Next, State, guarded_pair, pair};
+use super::ring::Scratch;
 use crate::error::{Error, Result};
 use crate::record;
 use crate::sys::descriptor::{self, Guarded};
@@ -202,6 +203,7 @@ impl Pool {
     /// A thread's life.
     fn run(&'static self) {
         let mut buffer = vec![0; record::RECORD + 1];
+        let mut scratch = Scratch::default();
         loop {
             if !self.alive() {
                 lock(&self.inside).threads -= 1;
@@ -211,10 +213,12 @@ impl Pool {
             match socket::wait(self.epoll.again(), IDLE) {
                 Ok(Some(0)) | Err(_) => {}
                 Ok(Some(token)) => {
-                    self.turn(token, &mut buffer);
+                    self.turn(token, &mut buffer, &mut scratch);
+                    scratch.settle();
                     thread::wipe_stack();
                 }
                 Ok(None) => {
+                    scratch.clear();
                     let mut inside = lock(&self.inside);
                     if inside.connections.is_empty() {
                         inside.threads -= 1;
@@ -225,14 +229,14 @@ impl Pool {
         }
     }
 
-    fn turn(&self, token: u64, buffer: &mut [u8]) {
+    fn turn(&self, token: u64, buffer: &mut [u8], scratch: &mut Scratch) {
         let Some(connection) = lock(&self.inside).connections.get(&token).cloned() else {
             return;
         };
         let watched = {
             let mut connection = lock(&connection);
             // A panic would be a bug of ours; it ends this session, not the program.
-            let next = catch_unwind(AssertUnwindSafe(|| connection.turn(buffer)));
+            let next = catch_unwind(AssertUnwindSafe(|| connection.turn(buffer, scratch)));
             let events = match next {
                 Ok(Next::Readable) => libc::EPOLLIN,
                 Ok(Next::Writable) => libc::EPOLLOUT,

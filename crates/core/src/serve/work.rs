@@ -10,6 +10,7 @@ use crate::record::{self, Incoming, Op};
 use crate::secret;
 use crate::session::{Session, Stream};
 use crate::sys::buffer::{Input, Output};
+use crate::sys::descriptor::Guarded;
 use crate::table::Kind;
 
 /// What a request gives.
@@ -18,6 +19,8 @@ pub enum Done {
     Record(Vec<u8>),
     /// A fresh state for a fresh descriptor.
     Clone(Box<State>),
+    /// A fresh ring's memory, and what is said of it.
+    Ring(Guarded, Vec<u8>),
 }
 
 /// A result of `length` bytes, zeroed, behind room for a header.
@@ -41,6 +44,16 @@ pub fn copied(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut result = room(bytes.len())?;
     result[record::HEADER..].copy_from_slice(bytes);
     Ok(result)
+}
+
+/// The first `length` bytes of a place for a result.
+fn within(out: &mut [u8], length: usize) -> Result<&mut [u8]> {
+    let room = out.len();
+    out.get_mut(..length).ok_or_else(|| {
+        Error::too_large(format!(
+            "a result of {length} bytes: the request leaves room for {room}"
+        ))
+    })
 }
 
 /// Bytes wanted, which must be said and be reasonable.
@@ -72,6 +85,10 @@ impl State {
                 if let (Some(info), Some(keeper)) = (info.as_object_mut(), self.keeper()) {
                     if let serde_json::Value::Object(more) = keeper.info() {
                         info.extend(more);
+                    }
+                    if let Some((bytes, served)) = self.ring {
+                        let ring = serde_json::json!({"bytes": bytes, "served": served});
+                        info.insert("ring".into(), ring);
                     }
                     info.insert("brokered".into(), true.into());
                     info.insert("epoch".into(), keeper.epoch().into());
@@ -180,16 +197,17 @@ impl State {
         Ok(Done::Record(done))
     }
 
-    fn crypt(
+    /// Bytes that the result of ENCRYPT or DECRYPT may take.
+    fn crypt_room(
         &self,
         direction: Direction,
         request: &Incoming<'_>,
         aad: &[u8],
-        data: &[u8],
-    ) -> Result<Vec<u8>> {
-        let (session, iv) = (self.session(), request.iv);
+        length: usize,
+    ) -> Result<usize> {
+        let session = self.session();
         request.params.pair().none(session.algorithm())?;
-        let (tag, length) = (session.tag_size(), data.len());
+        let tag = session.tag_size();
         let aead = session.algorithm().kind == Kind::Aead;
         if !aead && !aad.is_empty() {
             return Err(Error::invalid(format!(
@@ -197,21 +215,81 @@ impl State {
                 session.algorithm().name
             )));
         }
-        let size = match (aead, direction) {
+        Ok(match (aead, direction) {
             (true, Direction::Encrypt) => length + tag,
             (true, Direction::Decrypt) => length.saturating_sub(tag),
             (false, _) => session.cipher_room(direction, length),
-        };
-        let mut result = room(size)?;
-        let out = Output::from(&mut result[record::HEADER..]);
+        })
+    }
+
+    /// Writes it into `out`, which has `crypt_room` bytes; returns how many of them count.
+    fn crypt_into(
+        &self,
+        direction: Direction,
+        iv: &[u8],
+        aad: &[u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize> {
+        let session = self.session();
+        let aead = session.algorithm().kind == Kind::Aead;
+        let size = out.len();
+        let out = Output::from(out);
         let (aad, data) = (Input::from(aad), Input::from(data));
-        let given = match (aead, direction) {
-            (true, Direction::Encrypt) => session.seal(iv, aad, data, out).map(|()| size)?,
-            (true, Direction::Decrypt) => session.unseal(iv, aad, data, out).map(|()| size)?,
-            (false, _) => session.crypt(direction, iv, data, out)?,
-        };
+        match (aead, direction) {
+            (true, Direction::Encrypt) => session.seal(iv, aad, data, out).map(|()| size),
+            (true, Direction::Decrypt) => session.unseal(iv, aad, data, out).map(|()| size),
+            (false, _) => session.crypt(direction, iv, data, out),
+        }
+    }
+
+    fn crypt(
+        &self,
+        direction: Direction,
+        request: &Incoming<'_>,
+        aad: &[u8],
+        data: &[u8],
+    ) -> Result<Vec<u8>> {
+        let mut result = room(self.crypt_room(direction, request, aad, data.len())?)?;
+        let out = &mut result[record::HEADER..];
+        let given = self.crypt_into(direction, request.iv, aad, data, out)?;
         result.truncate(record::HEADER + given);
         Ok(result)
+    }
+
+    /// Does `request`, all of which is in its sections, and writes the result into `out`; returns its bytes.
+    /// EMSGSIZE if it has no room there.
+    pub fn work_into(&mut self, request: &Incoming<'_>, out: &mut [u8]) -> Result<usize> {
+        let (aad, data) = (request.aad, request.data);
+        let pair = self.session().algorithm().kind == Kind::Pair;
+        let crypt = |direction, out: &mut [u8]| {
+            let size = self.crypt_room(direction, request, aad, data.len())?;
+            self.crypt_into(direction, request.iv, aad, data, within(out, size)?)
+        };
+        match request.op {
+            Op::Encrypt if !pair => crypt(Direction::Encrypt, out),
+            Op::Decrypt if !pair => crypt(Direction::Decrypt, out),
+            Op::Seal if !pair => {
+                sealable(self.session())?;
+                let out = within(out, self.seal_room(data.len()))?;
+                self.seal_into(aad, data, out)?;
+                Ok(out.len())
+            }
+            Op::Unseal if !pair => {
+                let out = within(out, self.unseal_room(data.len())?)?;
+                self.unseal_into(aad, data, out)?;
+                Ok(out.len())
+            }
+            _ => {
+                let Done::Record(result) = self.work(request, aad, data)? else {
+                    return Err(Error::unsupported("this goes by the socket"));
+                };
+                let result = zeroize::Zeroizing::new(result);
+                let result = &result[record::HEADER..];
+                within(out, result.len())?.copy_from_slice(result);
+                Ok(result.len())
+            }
+        }
     }
 
     fn stream(&mut self) -> Result<&mut Stream> {
@@ -225,34 +303,43 @@ impl State {
         })
     }
 
-    /// The key's version, an IV of our own, the ciphertext and the tag. 96 random bits: at most 2^32
-    /// messages a key (SP 800-38D, 8.3).
-    fn seal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
-        let session = self.session();
-        sealable(session)?;
-        let mut result = room(1 + SEAL_IV + data.len() + session.tag_size())?;
-        let (head, out) = result[record::HEADER..].split_at_mut(1 + SEAL_IV);
+    fn seal_room(&self, length: usize) -> usize {
+        1 + SEAL_IV + length + self.session().tag_size()
+    }
+
+    /// The key's version, an IV of our own, the ciphertext and the tag, into `seal_room` bytes. 96 random
+    /// bits: at most 2^32 messages a key (SP 800-38D, 8.3).
+    fn seal_into(&self, aad: &[u8], data: &[u8], out: &mut [u8]) -> Result<()> {
+        let (head, out) = out.split_at_mut(1 + SEAL_IV);
         head[0] = self.keeper().map_or(1, |keeper| keeper.version());
         random(&mut head[1..])?;
-        session.seal(
+        self.session().seal(
             &head[1..],
             Input::from(aad),
             Input::from(data),
             Output::from(out),
-        )?;
+        )
+    }
+
+    fn seal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+        sealable(self.session())?;
+        let mut result = room(self.seal_room(data.len()))?;
+        self.seal_into(aad, data, &mut result[record::HEADER..])?;
         Ok(result)
     }
 
-    fn unseal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    /// Bytes of the plaintext in a box of `length` bytes.
+    fn unseal_room(&self, length: usize) -> Result<usize> {
         sealable(self.session())?;
-        let tag = self.session().tag_size();
-        let least = 1 + SEAL_IV + tag;
-        if data.len() < least {
-            return Err(Error::invalid(format!(
-                "{} bytes: what SEAL gives here has at least {least}",
-                data.len()
-            )));
-        }
+        let least = 1 + SEAL_IV + self.session().tag_size();
+        length.checked_sub(least).ok_or_else(|| {
+            Error::invalid(format!(
+                "{length} bytes: what SEAL gives here has at least {least}"
+            ))
+        })
+    }
+
+    fn unseal_into(&self, aad: &[u8], data: &[u8], out: &mut [u8]) -> Result<()> {
         let (head, sealed) = data.split_at(1 + SEAL_IV);
         let version = self.keeper().map_or(1, |keeper| keeper.version());
         let older;
@@ -267,13 +354,17 @@ impl State {
                 ))
             })?
         };
-        let mut result = room(sealed.len() - tag)?;
         session.unseal(
             &head[1..],
             Input::from(aad),
             Input::from(sealed),
-            Output::from(&mut result[record::HEADER..]),
-        )?;
+            Output::from(out),
+        )
+    }
+
+    fn unseal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+        let mut result = room(self.unseal_room(data.len())?)?;
+        self.unseal_into(aad, data, &mut result[record::HEADER..])?;
         Ok(result)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod arena;
 pub mod buffer;
+pub mod bus;
 pub mod descriptor;
 pub mod fork;
 #[cfg(test)]
@@ -10,6 +11,7 @@ pub mod memfd;
 pub mod per_process;
 pub mod process;
 pub mod publish;
+pub mod shared;
 pub mod socket;
 pub mod stream;
 pub mod thread;

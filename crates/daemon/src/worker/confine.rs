@@ -22,6 +22,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_lseek,
     libc::SYS_fcntl,
     libc::SYS_ftruncate,
+    libc::SYS_fallocate,
     libc::SYS_dup,
     libc::SYS_dup3,
     // Sockets: answers, clones, AF_ALG (which has no other calls of its own).

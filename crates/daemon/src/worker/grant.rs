@@ -2,6 +2,7 @@
 
 use super::attributes::{Attributes, USAGES, expired, raw_stream};
 use super::lease::{Lease, Leases};
+use super::rings::Rings;
 use super::sessions::Sessions;
 use super::upstream::Upstream;
 use crate::sys;
@@ -13,6 +14,7 @@ use cryptofd_core::serve::Keeper;
 use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
 use serde_json::{Value, json};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
@@ -157,6 +159,11 @@ pub struct Grant {
     pub leases: Arc<Leases>,
     pub upstream: Arc<Upstream>,
     pub sessions: Weak<Sessions>,
+    pub rings: Arc<Rings>,
+    /// Bytes that the rings of whoever opened the session may take.
+    pub ring_limit: u64,
+    /// Who opened it.
+    pub uid: Option<u64>,
 }
 
 impl Grant {
@@ -239,6 +246,11 @@ impl Keeper for Grant {
         let (key, session) = self.older.get(&version)?;
         key.check_expiry().ok()?;
         key.decrypts.then(|| session.clone())
+    }
+
+    fn ring(&self, wanted: usize) -> Result<(usize, Box<dyn Any + Send + Sync>)> {
+        let (bytes, share) = self.rings.take(self.uid, wanted as u64, self.ring_limit)?;
+        Ok((bytes, Box::new(share)))
     }
 
     fn info(&self) -> Value {

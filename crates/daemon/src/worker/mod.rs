@@ -8,6 +8,7 @@ mod direct;
 mod grant;
 pub mod keys;
 mod lease;
+mod rings;
 mod sessions;
 mod upstream;
 mod wrapping;
@@ -21,7 +22,7 @@ use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::preferences;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::serve;
-use cryptofd_core::sys::{arena, socket, thread};
+use cryptofd_core::sys::{arena, bus, socket, thread};
 use keys::{MATERIAL, Wrapper};
 use lease::Leases;
 use serde_json::{Value, json};
@@ -128,6 +129,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     for engine in engines::all() {
         let _ = engine.probe();
     }
+    bus::install().map_err(system("a handler of SIGBUS"))?;
     confine::end()?;
     // Until here nothing is known of whom it will serve; it may wait a long time for that.
     let Some(epoch) = begin(&control)? else {

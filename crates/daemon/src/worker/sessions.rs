@@ -4,6 +4,7 @@ use super::attributes::Attributes;
 use super::grant::{Facts, Grant, known};
 use super::keys::Wrapper;
 use super::lease::Leases;
+use super::rings::Rings;
 use super::upstream::{Upstream, lock};
 use crate::packet::{self, Packet};
 use crate::sys::Mapping;
@@ -24,6 +25,7 @@ pub struct Sessions {
     epoch: u32,
     upstream: Arc<Upstream>,
     leases: Arc<Leases>,
+    rings: Arc<Rings>,
     open: Mutex<HashMap<u64, Arc<Kept>>>,
     fewer: Condvar,
     counts: OnceLock<Arc<Mapping>>,
@@ -36,6 +38,7 @@ impl Sessions {
             epoch,
             upstream,
             leases,
+            rings: Arc::default(),
             open: Mutex::default(),
             fewer: Condvar::new(),
             counts: OnceLock::new(),
@@ -222,9 +225,17 @@ impl Sessions {
             leases: self.leases.clone(),
             upstream: self.upstream.clone(),
             sessions: Arc::downgrade(self),
+            rings: self.rings.clone(),
+            ring_limit: number(recipe, "limits", "ring").unwrap_or(0),
+            uid: number(recipe, "who", "uid"),
         };
         Kept::new(Session::open(request)?, Arc::new(grant))
     }
+}
+
+/// A number in an object of the recipe, where there is one.
+fn number(recipe: &Map<String, Value>, object: &str, field: &str) -> Option<u64> {
+    recipe.get(object)?.get(field)?.as_u64()
 }
 
 /// What a worker says before it has its key-encryption key.
