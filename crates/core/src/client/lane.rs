@@ -32,6 +32,8 @@ const ON_THE_WAY: usize = ENTRIES as usize / 2;
 /// How long to spin for an answer at most.
 const LONGEST: Duration = Duration::from_micros(200);
 const SHORTEST: Duration = Duration::from_micros(10);
+/// From here on the core is offered to others meanwhile.
+const SOON: Duration = Duration::from_micros(4);
 /// The bell may have gone to another holder of the descriptor: look again.
 const LOOK: i32 = 100;
 
@@ -669,6 +671,10 @@ impl Ring {
             while !there && begun.elapsed() < self.patience {
                 for _ in 0..32 {
                     std::hint::spin_loop();
+                }
+                if begun.elapsed() > SOON {
+                    // The worker may wait for this very core.
+                    std::thread::yield_now();
                 }
                 there = self
                     .memory

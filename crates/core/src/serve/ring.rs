@@ -218,8 +218,13 @@ impl Ring {
             if self.waiting().map_or(true, |waiting| waiting > 0) {
                 break true;
             }
-            if begun.elapsed() >= self.patience {
+            let spun = begun.elapsed();
+            if spun >= self.patience {
                 break false;
+            }
+            if spun > SHORTEST {
+                // The client may wait for this very core.
+                std::thread::yield_now();
             }
         };
         SPINNERS.fetch_sub(1, Ordering::Relaxed);
