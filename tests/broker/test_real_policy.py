@@ -125,6 +125,19 @@ def test_numbers(real: Broker, b: Connection) -> None:
     assert b.keys.generate("fifth", "gcm(aes)")
 
 
+@pytest.mark.parametrize("ring", [0, 64 << 20])
+def test_bytes_in_flight(real: Broker, b: Connection, ring: int) -> None:
+    real.policy.write_text(f"[[rule]]\nin_flight = 300000\nring = {ring}\n")
+    fd = opened(b, "gcm(aes)", "k")
+    for _ in range(12):
+        box = fd.seal(bytes(200_000))
+        assert "300000" in refused(errno.EDQUOT, fd.seal, bytes(400_000))
+        assert fd.unseal(box) == bytes(200_000)
+    # What has landed counts no more, and one user's other session counts with the first.
+    other = opened(b, "gcm(aes)", "other")
+    assert other.unseal(other.seal(bytes(250_000))) == bytes(250_000)
+
+
 def test_who_is_denied_gets_nothing(real: Broker, b: Connection) -> None:
     real.policy.write_text("[[rule]]\nname = 'closed'\nuid = 0\ndeny = true\n")
     for call in (

@@ -81,7 +81,7 @@ class Numbers:
 
     sessions: int = 1024
     keys_max: int = 1000
-    in_flight: int = 64 << 20
+    in_flight: int = 256 << 20
     ring: int = 64 << 20
 
 

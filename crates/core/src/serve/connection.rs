@@ -389,9 +389,14 @@ impl Connection {
             result.extend_from_slice(&number.to_le_bytes());
             return Ok(Done::Record(result));
         }
+        let mut _flight = None;
         if let Some(keeper) = self.state.keeper() {
-            let allowed = keeper.allow(&request);
-            allowed.inspect_err(|_| self.state.session().count_refused())?;
+            let bytes = waiting.packet.len().max(request.attached);
+            let allowed = keeper.flight(bytes).and_then(|flight| {
+                keeper.allow(&request)?;
+                Ok(flight)
+            });
+            _flight = allowed.inspect_err(|_| self.state.session().count_refused())?;
             if request.op == Op::Ring {
                 return self.make_ring(&request);
             }

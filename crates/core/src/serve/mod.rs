@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::any::Any;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Requests that are taken from one descriptor ahead of the work, so that CANCEL finds them.
 pub const IN_FLIGHT: usize = 64;
@@ -43,6 +43,12 @@ pub trait Keeper: Send + Sync {
     /// Whether `request` may be done now. EPERM names the usage that is missing.
     fn allow(&self, request: &Incoming<'_>) -> Result<()>;
 
+    /// Counts the bytes that a request takes while it is worked on; `None` where nobody counts. EDQUOT.
+    fn flight(&self, bytes: usize) -> Result<Option<Flight>> {
+        let _ = bytes;
+        Ok(None)
+    }
+
     /// What HASH_KEY takes in: a key that may be hashed, on a session of a hash.
     fn input(&self) -> Option<&Secret>;
 
@@ -67,6 +73,25 @@ pub trait Keeper: Send + Sync {
 
     /// An end is not served here any more, and `left` are. `released`: it was given up to another worker.
     fn ended(&self, end: u64, left: usize, released: bool);
+}
+
+/// Bytes that are counted as long as this lives.
+pub struct Flight {
+    counter: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Flight {
+    /// Takes `bytes`, which the caller adds, off `counter` when it is dropped.
+    pub fn new(counter: Arc<AtomicU64>, bytes: u64) -> Flight {
+        Flight { counter, bytes }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A session that is served on ends that were made elsewhere.

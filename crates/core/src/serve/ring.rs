@@ -293,6 +293,11 @@ fn work(
 ) -> Result<usize> {
     let (head, data) = (submission.head() as usize, submission.data as usize);
     let room = submission.room as usize;
+    let flight = match state.keeper() {
+        Some(keeper) => keeper.flight((head + data).max(room)),
+        None => Ok(None),
+    };
+    let _flight = flight.inspect_err(|_| state.session().count_refused())?;
     let private = scratch.of(head + data + room)?;
     let (private_head, rest) = private.split_at_mut(head);
     let (private_data, out) = rest.split_at_mut(data);

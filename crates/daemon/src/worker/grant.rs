@@ -1,6 +1,7 @@
 //! What a session may do: usage, expiry and limits, checked at every request.
 
 use super::attributes::{Attributes, USAGES, expired, raw_stream};
+use super::flights;
 use super::lease::{Lease, Leases};
 use super::rings::Rings;
 use super::sessions::Sessions;
@@ -10,13 +11,14 @@ use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::record::{Incoming, Op};
 use cryptofd_core::secret::Secret;
-use cryptofd_core::serve::Keeper;
+use cryptofd_core::serve::{Flight, Keeper};
 use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
 use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 /// What an op needs of a key.
@@ -162,6 +164,9 @@ pub struct Grant {
     pub rings: Arc<Rings>,
     /// Bytes that the rings of whoever opened the session may take.
     pub ring_limit: u64,
+    /// Bytes of requests that are worked on for whoever opened the session, and how many may be.
+    pub in_flight: Arc<AtomicU64>,
+    pub in_flight_limit: u64,
     /// Who opened it.
     pub uid: Option<u64>,
 }
@@ -246,6 +251,10 @@ impl Keeper for Grant {
         let (key, session) = self.older.get(&version)?;
         key.check_expiry().ok()?;
         key.decrypts.then(|| session.clone())
+    }
+
+    fn flight(&self, bytes: usize) -> Result<Option<Flight>> {
+        flights::begin(&self.in_flight, bytes, self.in_flight_limit).map(Some)
     }
 
     fn ring(&self, wanted: usize) -> Result<(usize, Box<dyn Any + Send + Sync>)> {

@@ -5,6 +5,7 @@ mod confine;
 mod create;
 mod derive;
 mod direct;
+mod flights;
 mod grant;
 pub mod keys;
 mod lease;

@@ -1,6 +1,7 @@
 //! The sessions that a worker serves, opened by their recipes.
 
 use super::attributes::Attributes;
+use super::flights::Flights;
 use super::grant::{Facts, Grant, known};
 use super::keys::Wrapper;
 use super::lease::Leases;
@@ -26,6 +27,7 @@ pub struct Sessions {
     upstream: Arc<Upstream>,
     leases: Arc<Leases>,
     rings: Arc<Rings>,
+    flights: Flights,
     open: Mutex<HashMap<u64, Arc<Kept>>>,
     fewer: Condvar,
     counts: OnceLock<Arc<Mapping>>,
@@ -39,6 +41,7 @@ impl Sessions {
             upstream,
             leases,
             rings: Arc::default(),
+            flights: Flights::default(),
             open: Mutex::default(),
             fewer: Condvar::new(),
             counts: OnceLock::new(),
@@ -228,6 +231,8 @@ impl Sessions {
             rings: self.rings.clone(),
             ring_limit: number(recipe, "limits", "ring").unwrap_or(0),
             uid: number(recipe, "who", "uid"),
+            in_flight: self.flights.of(number(recipe, "who", "uid")),
+            in_flight_limit: number(recipe, "limits", "in_flight").unwrap_or(u64::MAX),
         };
         Kept::new(Session::open(request)?, Arc::new(grant))
     }
