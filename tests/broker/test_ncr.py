@@ -388,6 +388,28 @@ def test_a_session_of_each_kind(b: Connection) -> None:
         assert (answer.id, answer.data) == (number, near.digest())
 
 
+def test_one_call_and_no_session(b: Connection) -> None:
+    b.keys.generate("k", "gcm(aes)", usage={"encrypt", "decrypt"})
+    b.keys.import_key("mac", "hmac(sha256)", RAW, usage={"sign", "verify"})
+    b.keys.generate("web", "ecdsa-nist-p256", usage={"sign", "verify"})
+    box = b.keys.once("k", "seal", b"data", aad=b"head")
+    assert b.keys.once("cryptofd:k", "unseal", box, aad=b"head") == b"data"
+    tag = b.keys.once("mac", "mac", b"data")
+    with cryptofd.open("hmac(sha256)", key=RAW) as near:
+        near.update(b"data")
+        assert tag == near.digest()
+    b.keys.once("mac", "check", b"data", tag)
+    with pytest.raises(cryptofd.BadTag):
+        b.keys.once("mac", "check", b"atad", tag)
+    signature = b.keys.once("web", "sign", b"data", hash="sha256")
+    b.keys.once("web", "verify", signature, b"data", hash="sha256")
+    until(lambda: b.sessions() == [], "a session stays")
+    # The rules are those of a session.
+    refused(errno.EPERM, b.keys.once, "k", "encrypt", b"data", iv=bytes(12))
+    with pytest.raises(ValueError, match="not done at once"):
+        b.keys.once("k", "close")
+
+
 # What NCR lacked: rotation, expiry, use limits
 
 

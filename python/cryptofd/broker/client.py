@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from cryptofd._core import BrokerClient
 from cryptofd.broker.terms import Key, KeyOptions, Rule, Session
@@ -23,6 +23,12 @@ __all__ = ["AuditEntry", "Connection", "Key", "Keys", "Rule", "Session", "connec
 
 #: Formats of a wrapped key.
 Format = Literal["cryptofd", "kw", "kwp", "rsa-oaep"]
+
+#: What a key does in one call.
+Once = Literal[
+    "seal", "unseal", "encrypt", "decrypt", "mac", "check", "sign", "sign_digest", "verify",
+    "verify_digest", "wrap", "unwrap", "derive", "agree", "encapsulate", "decapsulate",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,23 @@ class Keys:
     ) -> Key:
         """Another label, or an earlier end."""
         return self._key("ChangeKey", key=label, label=new_label, expires=expires)
+
+    def once(self, label: str, operation: Once, *arguments: Any, **options: Any) -> Any:
+        """One operation in one call, with no session to keep: what ``cryptofd.open()`` gives is
+        asked for ``operation`` with these arguments, and closed. ``mac`` takes data, ``check`` data
+        and tag.
+        """
+        import cryptofd
+
+        if operation not in get_args(Once):
+            raise ValueError(f"{operation!r} is not done at once; {', '.join(get_args(Once))} are")
+        reference = f"cryptofd:{label.removeprefix('cryptofd:')}"
+        with cryptofd.open(self.info(label).algorithm, key=reference, broker=self._broker) as fd:
+            if operation not in {"mac", "check"}:
+                return getattr(fd, operation)(*arguments, **options)
+            data, *tag = arguments
+            fd.update(data)
+            return fd.verify(*tag) if operation == "check" else fd.digest(*tag, **options)
 
 
 class Connection:
