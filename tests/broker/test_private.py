@@ -23,7 +23,7 @@ def test_a_broker_that_never_answers_is_ended(
     monkeypatch.setattr(private, "PATIENCE", 1.0)
     made = private.command(tmp_path / "broker", tmp_path / "state")
     broken = [*made[: made.index("--") + 1], sys.executable, "-c", "raise SystemExit(1)"]
-    monkeypatch.setattr(private, "command", lambda *_: broken)
+    monkeypatch.setattr(private, "command", lambda *_, **__: broken)
     started = []
     popen = private.subprocess.Popen
 
