@@ -405,6 +405,8 @@ mod tests {
             Incoming::Nothing
         ));
         drop(here);
+        // A child that another test is starting may have a copy until its exec.
+        assert!(socket::poll(there.as_fd(), libc::POLLIN, 60_000).unwrap() != 0);
         assert!(matches!(
             receive(there.as_fd(), &mut buffer, true),
             Incoming::End
