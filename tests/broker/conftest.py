@@ -5,8 +5,14 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from real_broker import Broker
+
+    from cryptofd.broker.client import Connection
 
 if importlib.util.find_spec("asyncvarlink") is None:
     # test_extra.py says so.
@@ -71,3 +77,22 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Client]:
             while keys := client.call("ListKeys", all=True)["keys"]:
                 for label in {key["label"] for key in keys}:
                     client.call("DeleteKey", key=label)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The real processes, for all tests of a module that leave nothing but keys."""
+    from real_broker import Broker
+
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    yield broker
+    broker.end()
+
+
+@pytest.fixture
+def b(real: Broker) -> Iterator[Connection]:
+    """A connection to them; the keys that a test leaves are deleted."""
+    connection = real.connect()
+    yield connection
+    for label in {key.label for key in connection.keys.list()}:
+        connection.keys.delete(label)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,13 @@ def _with_us() -> None:
 class Broker:
     """One of our own: its socket, its store, and whoever may be asked to die."""
 
-    def __init__(self, folder: Path, **more: str) -> None:
+    def __init__(
+        self, folder: Path, *options: str, pass_fds: Sequence[int] = (), **more: str
+    ) -> None:
+        """``options`` of the supervisor's, descriptors and environment are those of each start."""
         self.folder = folder
+        self.options = options
+        self.pass_fds = pass_fds
         self.socket = folder / "broker"
         self.state = folder / "state"
         self.state.mkdir(mode=0o700, exist_ok=True)
@@ -76,12 +81,13 @@ class Broker:
         given = environment(
             CRYPTOFD_STATE=str(self.state), CRYPTOFD_POLICY=str(self.policy), **self.more
         )
-        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket), *options]
-        command += ["--", sys.executable, "-m", "cryptofd.broker"]
+        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket)]
+        command += [*self.options, *options, "--", sys.executable, "-m", "cryptofd.broker"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=given, stdout=log, stderr=log, preexec_fn=_with_us
-            )
+                command, env=given, stdout=log, stderr=log, preexec_fn=_with_us,
+                pass_fds=self.pass_fds,
+            )  # fmt: skip
 
     def connect(self) -> Connection:
         return Connection(str(self.socket))

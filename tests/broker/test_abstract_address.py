@@ -26,10 +26,7 @@ STRANGER = 48_000
 
 
 def listening(folder: Path, **more: str) -> Iterator[Broker]:
-    broker = Broker.__new__(Broker)
-    start = Broker.start
-    broker.start = lambda *options: start(broker, "--listen", NAME, *options)  # type: ignore[method-assign]
-    broker.__init__(folder, **more)  # type: ignore[misc]
+    broker = Broker(folder, "--listen", NAME, **more)
     broker.connect().keys.generate("k", "gcm(aes)", usage={"encrypt", "decrypt"})
     yield broker
     broker.end()

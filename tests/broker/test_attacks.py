@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,6 @@ from cryptofd.broker.store import _sum, canonical
 
 RAW, IV = bytes(range(32)), bytes(16)
 USAGES = sorted(rules.USAGES | {rules.CALLER_IV})
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.end()
-
-
-@pytest.fixture
-def b(real: Broker) -> Iterator[Connection]:
-    connection = real.connect()
-    yield connection
-    for label in {key.label for key in connection.keys.list()}:
-        connection.keys.delete(label)
 
 
 def template(algorithm: str, bits: int, *usage: str) -> dict[str, Any]:

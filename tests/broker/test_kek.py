@@ -15,44 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_broker import Broker, daemon, environment, opened, until
+from real_broker import Broker, environment, opened, until
 
 import cryptofd
 from cryptofd.broker.client import Connection
 from cryptofd.broker.kek import under
 
 
-class Bare(Broker):
-    """Started as a service is: the broker says where the key-encryption key is."""
-
-    #: Descriptors that it inherits.
-    given: tuple[int, ...] = ()
-
-    def start(self, *options: str) -> None:
-        given = environment(
-            CRYPTOFD_STATE=str(self.state), CRYPTOFD_POLICY=str(self.policy), **self.more
-        )
-        command = [str(daemon.path()), "supervisor", "--listen", str(self.socket), *options]
-        command += ["--", sys.executable, "-m", "cryptofd.broker"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, env=given, stdout=log, stderr=log, pass_fds=self.given
-            )
-
-        def answers() -> bool:
-            with contextlib.suppress(OSError):
-                self.connect().status()
-                return True
-            assert self.process.poll() is None, self.log.read_text()
-            return False
-
-        until(answers, "no broker answers")
-
-
 @contextlib.contextmanager
-def broker(folder: Path, *given: int, **more: str) -> Iterator[Bare]:
-    Bare.given = given
-    one = Bare(folder, **more)
+def broker(folder: Path, *given: int, **more: str) -> Iterator[Broker]:
+    """Started as a service is: the broker says where the key-encryption key is."""
+    one = Broker(folder, pass_fds=given, **more)
     try:
         yield one
     finally:

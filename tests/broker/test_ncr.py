@@ -11,7 +11,7 @@ import errno
 import hashlib
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,6 @@ def _secret() -> list[str]:
         if one.kind in ("aead", "cipher", "mac", "wrap", "kdf")
         and not rules.family(one.name).one_time
     ]
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.end()
-
-
-@pytest.fixture
-def b(real: Broker) -> Iterator[Connection]:
-    connection = real.connect()
-    yield connection
-    for label in {key.label for key in connection.keys.list()}:
-        connection.keys.delete(label)
 
 
 def pkcs8(private: Any) -> bytes:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,72 +19,57 @@ import cryptofd
 from cryptofd.broker.client import Connection
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    yield broker
-    broker.end()
-
-
-@pytest.fixture
-def keys(real: Broker) -> Iterator[Connection]:
-    connection = real.connect()
-    yield connection
-    for label in {key.label for key in connection.keys.list()}:
-        connection.keys.delete(label)
-
-
-def test_a_key_is_used_and_never_read(keys: Connection) -> None:
-    made = keys.keys.generate("db", "gcm(aes)", bits=256, usage={"encrypt", "decrypt"})
+def test_a_key_is_used_and_never_read(b: Connection) -> None:
+    made = b.keys.generate("db", "gcm(aes)", bits=256, usage={"encrypt", "decrypt"})
     assert (made.label, made.algorithm, made.bits) == ("db", "gcm(aes)", 256)
     assert not made.exportable
-    fd = opened(keys, "gcm(aes)", "db")
+    fd = opened(b, "gcm(aes)", "db")
     box = fd.seal(b"data", aad=b"head")
     assert (box[0], len(box)) == (1, 1 + 12 + 4 + 16)
     assert fd.unseal(box, aad=b"head") == b"data"
     assert fd.seal(b"data", aad=b"head") != box
     refused(errno.EBADMSG, fd.unseal, box, aad=b"other")
     assert "caller-iv" in refused(errno.EPERM, fd.encrypt, b"data", iv=bytes(12))
-    refused(errno.EPERM, keys.keys.export, "db")
-    refused(errno.EEXIST, keys.keys.generate, "db", "gcm(aes)")
-    refused(errno.ENOKEY, opened, keys, "gcm(aes)", "nobodys")
+    refused(errno.EPERM, b.keys.export, "db")
+    refused(errno.EEXIST, b.keys.generate, "db", "gcm(aes)")
+    refused(errno.ENOKEY, opened, b, "gcm(aes)", "nobodys")
 
 
-def test_a_key_that_was_brought_along(keys: Connection) -> None:
+def test_a_key_that_was_brought_along(b: Connection) -> None:
     raw, iv = bytes(range(32)), bytes(12)
     usage = {"encrypt", "decrypt", "caller-iv"}
-    keys.keys.import_key("old", "gcm(aes)", raw, usage=usage, exportable=True)
-    fd = opened(keys, "gcm(aes)", "old")
+    b.keys.import_key("old", "gcm(aes)", raw, usage=usage, exportable=True)
+    fd = opened(b, "gcm(aes)", "old")
     assert fd.encrypt(b"data", iv=iv) == cryptofd.open("gcm(aes)", key=raw).encrypt(b"data", iv=iv)
-    assert keys.keys.export("old") == raw
-    narrow = opened(keys, "gcm(aes)", "old", usage={"decrypt"})
+    assert b.keys.export("old") == raw
+    narrow = opened(b, "gcm(aes)", "old", usage={"decrypt"})
     refused(errno.EPERM, narrow.seal, b"data")
 
 
-def test_a_key_that_is_handed_over(keys: Connection) -> None:
-    fd = cryptofd.open("hmac(sha256)", key=b"k" * 32, broker=keys)
+def test_a_key_that_is_handed_over(b: Connection) -> None:
+    fd = cryptofd.open("hmac(sha256)", key=b"k" * 32, broker=b)
     fd.update(b"data")
     near = cryptofd.open("hmac(sha256)", key=b"k" * 32)
     near.update(b"data")
     assert fd.digest() == near.digest()
-    assert keys.keys.list() == []
+    assert b.keys.list() == []
 
 
-def test_old_versions_only_decrypt(keys: Connection) -> None:
-    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
-    box = opened(keys, "gcm(aes)", "db").seal(b"data")
-    assert keys.keys.rotate("db").version == 2
-    fd = opened(keys, "gcm(aes)", "db")
+def test_old_versions_only_decrypt(b: Connection) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    box = opened(b, "gcm(aes)", "db").seal(b"data")
+    assert b.keys.rotate("db").version == 2
+    fd = opened(b, "gcm(aes)", "db")
     assert fd.unseal(box) == b"data"
     assert fd.seal(b"data")[0] == 2
-    old = opened(keys, "gcm(aes)", "db", version=1)
+    old = opened(b, "gcm(aes)", "db", version=1)
     assert old.unseal(box) == b"data"
     refused(errno.EPERM, old.seal, b"data")
 
 
-def test_clones_and_programs_that_inherit_them(keys: Connection) -> None:
-    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
-    fd = opened(keys, "gcm(aes)", "db")
+def test_clones_and_programs_that_inherit_them(b: Connection) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    fd = opened(b, "gcm(aes)", "db")
     box = fd.seal(b"data")
     clone = fd.clone()
     fd.close()
@@ -103,19 +87,19 @@ def test_clones_and_programs_that_inherit_them(keys: Connection) -> None:
     assert done.stdout == "data\n"
 
 
-def test_a_forked_child_has_a_connection_of_its_own(keys: Connection) -> None:
-    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+def test_a_forked_child_has_a_connection_of_its_own(b: Connection) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
     child = os.fork()
     if not child:
         code = 1
         try:
             for _ in range(50):
-                assert keys.keys.info("db").label == "db"
+                assert b.keys.info("db").label == "db"
             code = 0
         finally:
             os._exit(code)
     for _ in range(50):
-        assert keys.keys.info("db").label == "db"
+        assert b.keys.info("db").label == "db"
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -128,7 +112,7 @@ Connection(sys.argv[1]).keys.import_key("deep", "gcm(aes)", sys.stdin.buffer.rea
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="reading another process's memory needs root")
-def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, keys: Connection) -> None:
+def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, b: Connection) -> None:
     # Half of the key is enough to look for, and this process never holds the other half.
     with Path("/dev/urandom").open("rb") as source:
         half = source.read(16)
@@ -144,9 +128,9 @@ def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, keys: Connection) 
     os.close(reading)
     assert done.wait(DEADLINE) == 0
     pattern = half
-    fd = opened(keys, "gcm(aes)", "deep")
+    fd = opened(b, "gcm(aes)", "deep")
     assert fd.unseal(fd.seal(b"data")) == b"data"
-    status = keys.status()
+    status = b.status()
     assert not found(status["broker"], pattern)
     assert not found(status["supervisor"], pattern)
     assert any(found(worker["pid"], pattern) for worker in status["workers"]), "the scan is blind"
@@ -156,15 +140,15 @@ def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, keys: Connection) 
     assert pattern not in real.log.read_bytes()
 
 
-def test_workers_die_under_load(keys: Connection) -> None:
-    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+def test_workers_die_under_load(b: Connection) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
     stop = threading.Event()
     errors: list[BaseException] = []
     counts = [0] * 4
 
     def work(number: int) -> None:
         try:
-            fd = opened(keys, "gcm(aes)", "db")
+            fd = opened(b, "gcm(aes)", "db")
             while not stop.is_set():
                 data = os.urandom(number * 1000 + 1)
                 assert fd.unseal(fd.seal(data, aad=b"h"), aad=b"h") == data
@@ -182,28 +166,28 @@ def test_workers_die_under_load(keys: Connection) -> None:
             assert not errors
             assert time.monotonic() < until, "somebody waits for ever"
             time.sleep(0.01)
-        pid = next(w["pid"] for w in keys.status()["workers"])
+        pid = next(w["pid"] for w in b.status()["workers"])
         os.kill(pid, signal.SIGKILL)
-    keys.replace_worker()
+    b.replace_worker()
     stop.set()
     for thread in threads:
         thread.join(DEADLINE)
     assert errors == []
 
 
-def test_the_broker_dies_and_sessions_go_on(keys: Connection) -> None:
-    keys.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
-    fd = opened(keys, "gcm(aes)", "db")
+def test_the_broker_dies_and_sessions_go_on(b: Connection) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    fd = opened(b, "gcm(aes)", "db")
     box = fd.seal(b"data")
-    before = keys.status()["broker"]
+    before = b.status()["broker"]
     os.kill(before, signal.SIGKILL)
     assert fd.unseal(box) == b"data"
-    assert keys.keys.info("db").label == "db"
-    assert keys.status()["broker"] != before
-    assert opened(keys, "gcm(aes)", "db").unseal(box) == b"data"
+    assert b.keys.info("db").label == "db"
+    assert b.status()["broker"] != before
+    assert opened(b, "gcm(aes)", "db").unseal(box) == b"data"
 
 
-def test_the_command(real: Broker, keys: Connection, tmp_path: Path) -> None:
+def test_the_command(real: Broker, b: Connection, tmp_path: Path) -> None:
     def cryptofd_(*arguments: str, code: int = 0) -> str:
         done = real.command(*arguments, cwd=tmp_path)
         assert done.returncode == code, done.stderr
