@@ -157,15 +157,24 @@ impl Session {
         validate(&spec)?;
         let pair = pair::settle(&mut spec)?;
         let choice = choose::open(&spec, request.engine.as_deref(), &[])?;
-        Ok(Arc::new(Session {
+        Ok(Session::of(spec, pair, request.engine, choice))
+    }
+
+    fn of(
+        spec: Spec,
+        pair: Option<pair::Facts>,
+        engine: Option<String>,
+        choice: Choice,
+    ) -> Arc<Session> {
+        Arc::new(Session {
+            one_message: OneMessage::of(spec.algorithm),
             spec,
             pair,
-            engine: request.engine,
+            engine,
             active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
             counters: Counters::default(),
             tally: OnceLock::new(),
-            one_message: OneMessage::of(algorithm),
-        }))
+        })
     }
 
     /// A second session for short messages, where this one's engine was chosen for being faster at long
@@ -174,8 +183,9 @@ impl Session {
         if self.engine.is_some() || self.spec.driver.is_some() {
             return None;
         }
-        let algorithm = self.spec.algorithm;
-        let faster = preferences::current().ok()?.faster(algorithm.name)?;
+        let faster = preferences::current()
+            .ok()?
+            .faster(self.spec.algorithm.name)?;
         if self.active.load().engine.name() != faster.engine {
             return None;
         }
@@ -187,15 +197,7 @@ impl Session {
         if choice.engine.name() != crate::engines::all().first()?.name() {
             return None;
         }
-        Some(Arc::new(Session {
-            spec: self.spec.clone(),
-            pair: None,
-            engine: None,
-            active: ArcSwap::new(Active::new(choice, 0, Vec::new())),
-            counters: Counters::default(),
-            tally: OnceLock::new(),
-            one_message: OneMessage::of(algorithm),
-        }))
+        Some(Session::of(self.spec.clone(), None, None, choice))
     }
 
     /// An AF_ALG operation socket with the key in the kernel, to be given away, and its driver. Whoever holds

@@ -5,31 +5,9 @@ mod common;
 use common::*;
 use cryptofd_core::error::Result;
 use cryptofd_core::record::{Op, Params, Request};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-
-type Made = Map<String, Value>;
-
-fn key(made: &Made) -> Value {
-    json!({"attributes": made["attributes"], "blob": made["blob"]})
-}
-
-fn make(worker: &mut Channel, algorithm: &str, usage: &[&str], more: Value) -> Result<Made> {
-    let mut wanted = attributes(algorithm, usage);
-    for (name, value) in more.as_object().unwrap() {
-        wanted[name] = value.clone();
-    }
-    let asked = json!({"op": "generate", "attributes": wanted});
-    worker.ask(asked).map(|(made, _)| made)
-}
-
-fn import(worker: &mut Channel, wanted: Value, bytes: &[u8]) -> Result<Made> {
-    let asked = json!({"op": "import", "attributes": wanted});
-    worker
-        .ask_with(asked, vec![memory(bytes)])
-        .map(|(made, _)| made)
-}
 
 /// What comes out of a pipe that the worker writes a key to.
 fn export(worker: &mut Channel, made: &Made) -> Result<Vec<u8>> {

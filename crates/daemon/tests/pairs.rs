@@ -8,9 +8,7 @@ use cryptofd_core::error::Result;
 use cryptofd_core::pair;
 use cryptofd_core::record::{Op, Params, Request};
 use cryptofd_core::table::{ALGORITHMS, Algorithm, Kind, find};
-use serde_json::{Map, Value, json};
-
-type Made = Map<String, Value>;
+use serde_json::{Value, json};
 
 fn pairs() -> impl Iterator<Item = &'static Algorithm> {
     ALGORITHMS.iter().filter(|a| a.kind == Kind::Pair)
@@ -31,28 +29,8 @@ fn usage(algorithm: &Algorithm) -> Vec<&'static str> {
     usage
 }
 
-fn make(worker: &mut Channel, algorithm: &str, usage: &[&str], more: Value) -> Result<Made> {
-    let mut wanted = attributes(algorithm, usage);
-    for (name, value) in more.as_object().unwrap() {
-        wanted[name] = value.clone();
-    }
-    let asked = json!({"op": "generate", "attributes": wanted});
-    worker.ask(asked).map(|(made, _)| made)
-}
-
-fn import(worker: &mut Channel, wanted: Value, bytes: &[u8]) -> Result<Made> {
-    let asked = json!({"op": "import", "attributes": wanted});
-    worker
-        .ask_with(asked, vec![memory(bytes)])
-        .map(|(made, _)| made)
-}
-
 fn bytes(made: &Made, name: &str) -> Vec<u8> {
     packet::bytes(made, name).unwrap().unwrap()
-}
-
-fn key(made: &Made) -> Value {
-    json!({"attributes": made["attributes"], "blob": made["blob"]})
 }
 
 fn ask(client: &Client, op: Op, data: &[u8], params: Params<'_>) -> Result<Vec<u8>> {

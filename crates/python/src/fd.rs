@@ -345,6 +345,17 @@ fn input<'a>(view: &'a Option<View<'_>>) -> Input<'a> {
     view.as_ref().map_or(Input::EMPTY, View::input)
 }
 
+/// The first `room` bytes of a caller's buffer.
+fn beginning<'a>(target: &'a View<'_>, room: usize) -> PyResult<Output<'a>> {
+    if target.len() < room {
+        return Err(raise(Error::too_large(format!(
+            "out has {} bytes where {room} are needed",
+            target.len()
+        ))));
+    }
+    Ok(target.output().split_at(room).0)
+}
+
 /// Up to so many bytes the GIL is kept. An AEAD in this process does a TLS record in a few microseconds,
 /// of which giving the GIL away and taking it back would be a part that shows.
 fn brief(session: &Session) -> usize {
@@ -426,13 +437,7 @@ impl CryptoFD {
             ..Record::with(op, data.input())
         };
         let room = box_room(&self.facts()?, op, data.len());
-        if target.len() < room {
-            return Err(raise(Error::too_large(format!(
-                "out has {} bytes where {room} are needed",
-                target.len()
-            ))));
-        }
-        let out = target.output().split_at(room).0;
+        let out = beginning(&target, room)?;
         self.with_client(python, |client| {
             remote::call_into(python, client, &record, out)
         })
@@ -561,15 +566,6 @@ impl CryptoFD {
         let nonce = Nonce::read(iv)?;
         let aad = optional(aad)?;
         let (from, with) = (data.input(), input(&aad));
-        let fits = |room: usize| {
-            if target.len() < room {
-                return Err(raise(Error::too_large(format!(
-                    "out has {} bytes where {room} are needed",
-                    target.len()
-                ))));
-            }
-            Ok(target.output().split_at(room).0)
-        };
         let session = match self.backing() {
             Backing::Local(session) => session,
             Backing::Remote(remote) => {
@@ -579,15 +575,20 @@ impl CryptoFD {
                     ..Record::with(op(direction), from)
                 };
                 if let Some(room) = remote::exactly(&remote.facts, direction, from.len()) {
-                    return remote::call_exactly(python, &remote, &record, fits(room)?);
+                    return remote::call_exactly(
+                        python,
+                        &remote,
+                        &record,
+                        beginning(&target, room)?,
+                    );
                 }
                 let answer = remote::transform(python, &remote, direction, &record)?;
-                fits(answer.len())?.copy_from(&answer);
+                beginning(&target, answer.len())?.copy_from(&answer);
                 return Ok(answer.len());
             }
             Backing::Closed => return Err(raise(Error::closed())),
         };
-        let out = fits(room(&session, direction, from.len())?)?;
+        let out = beginning(&target, room(&session, direction, from.len())?)?;
         python
             .detach(|| transform(&session, direction, nonce.get(), with, from, out))
             .map_err(raise)
@@ -1483,16 +1484,14 @@ struct Parts<'py> {
 impl<'py> Parts<'py> {
     fn read(item: &Bound<'py, PyAny>, with_iv: bool) -> PyResult<Parts<'py>> {
         let most = if with_iv { 3 } else { 2 };
-        let Ok(tuple) = item.cast::<PyTuple>() else {
-            if with_iv {
-                item.cast::<PyTuple>()?;
-            }
+        if !with_iv && !item.is_instance_of::<PyTuple>() {
             return Ok(Parts {
                 data: item.clone(),
                 iv: None,
                 aad: None,
             });
-        };
+        }
+        let tuple = item.cast::<PyTuple>()?;
         if tuple.is_empty() || tuple.len() > most {
             return Err(PyValueError::new_err(if with_iv {
                 "items are (data, iv) or (data, iv, aad)"

@@ -2,7 +2,7 @@
 
 use super::ring::{Ring, Scratch, Turn, secret};
 use super::work::Done;
-use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Shared, pool};
+use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Share, Shared, pool};
 use crate::error::{Error, Result};
 use crate::record::{self, Header, Incoming, Op};
 use crate::ring;
@@ -49,6 +49,20 @@ impl State {
     /// Who answers for the session, if it is a brokered one.
     pub(super) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
         self.shared.keeper.as_ref()
+    }
+
+    /// Counts the bytes that a request takes as long as the answer lives; EDQUOT beyond the limit.
+    pub(super) fn flight(&self, bytes: usize) -> Result<Option<Share>> {
+        let flight = self
+            .keeper()
+            .map_or(Ok(None), |keeper| keeper.flight(bytes));
+        flight.inspect_err(|_| self.session().count_refused())
+    }
+
+    /// Whether `request` may be done now.
+    pub(super) fn allow(&self, request: &Incoming<'_>) -> Result<()> {
+        let allowed = self.keeper().map_or(Ok(()), |keeper| keeper.allow(request));
+        allowed.inspect_err(|_| self.session().count_refused())
     }
 
     /// Not one of the session's descriptors any more; returns how many are left.
@@ -389,17 +403,11 @@ impl Connection {
             result.extend_from_slice(&number.to_le_bytes());
             return Ok(Done::Record(result));
         }
-        let mut _flight = None;
-        if let Some(keeper) = self.state.keeper() {
-            let bytes = waiting.packet.len().max(request.attached);
-            let allowed = keeper.flight(bytes).and_then(|flight| {
-                keeper.allow(&request)?;
-                Ok(flight)
-            });
-            _flight = allowed.inspect_err(|_| self.state.session().count_refused())?;
-            if request.op == Op::Ring {
-                return self.make_ring(&request);
-            }
+        let bytes = waiting.packet.len().max(request.attached);
+        let _flight = self.state.flight(bytes)?;
+        self.state.allow(&request)?;
+        if self.state.keeper().is_some() && request.op == Op::Ring {
+            return self.make_ring(&request);
         }
         self.state.ring = self.ring.as_ref().map(|ring| ring.report());
         let attached;
@@ -437,8 +445,9 @@ impl Connection {
             return Ok(Done::Record(super::work::room(0)?));
         }
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let (size, share) = keeper.ring(wanted.clamp(ring::LEAST, ring::MOST))?;
-        let (ring, memory) = Ring::make(size, keeper.epoch(), share)?;
+        let share = keeper.ring(wanted.clamp(ring::LEAST, ring::MOST))?;
+        let size = share.bytes();
+        let (ring, memory) = Ring::make(keeper.epoch(), share)?;
         let said = serde_json::json!({"bytes": size}).to_string();
         self.ring = Some(Box::new(ring));
         Ok(Done::Ring(memory, said.into_bytes()))

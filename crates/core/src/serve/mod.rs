@@ -12,7 +12,6 @@ use crate::secret::Secret;
 use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
 use serde_json::{Value, json};
-use std::any::Any;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -44,7 +43,7 @@ pub trait Keeper: Send + Sync {
     fn allow(&self, request: &Incoming<'_>) -> Result<()>;
 
     /// Counts the bytes that a request takes while it is worked on; `None` where nobody counts. EDQUOT.
-    fn flight(&self, bytes: usize) -> Result<Option<Flight>> {
+    fn flight(&self, bytes: usize) -> Result<Option<Share>> {
         let _ = bytes;
         Ok(None)
     }
@@ -58,9 +57,8 @@ pub trait Keeper: Send + Sync {
     /// The session of an older version of the key, for UNSEAL.
     fn older(&self, version: u8) -> Option<Arc<Session>>;
 
-    /// A share of the memory that rings may take: how many bytes of `wanted` there are, and what gives them
-    /// back when it is dropped. EPERM or EDQUOT.
-    fn ring(&self, wanted: usize) -> Result<(usize, Box<dyn Any + Send + Sync>)> {
+    /// A share of the memory that rings may take: as many bytes of `wanted` as there are. EPERM or EDQUOT.
+    fn ring(&self, wanted: usize) -> Result<Share> {
         let _ = wanted;
         Err(Error::unsupported("no rings here"))
     }
@@ -75,20 +73,36 @@ pub trait Keeper: Send + Sync {
     fn ended(&self, end: u64, left: usize, released: bool);
 }
 
-/// Bytes that are counted as long as this lives.
-pub struct Flight {
+/// Bytes of a limit, counted as long as this lives.
+pub struct Share {
     counter: Arc<AtomicU64>,
     bytes: u64,
 }
 
-impl Flight {
-    /// Takes `bytes`, which the caller adds, off `counter` when it is dropped.
-    pub fn new(counter: Arc<AtomicU64>, bytes: u64) -> Flight {
-        Flight { counter, bytes }
+impl Share {
+    /// Counts as many bytes as `part` takes where so many are counted. If it takes none: how many are.
+    pub fn take(
+        counter: &Arc<AtomicU64>,
+        part: impl Fn(u64) -> Option<u64>,
+    ) -> std::result::Result<Share, u64> {
+        let mut bytes = 0;
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |counted| {
+            bytes = part(counted)?;
+            counted.checked_add(bytes)
+        })?;
+        Ok(Share {
+            counter: counter.clone(),
+            bytes,
+        })
+    }
+
+    /// How many.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
     }
 }
 
-impl Drop for Flight {
+impl Drop for Share {
     fn drop(&mut self) {
         self.counter.fetch_sub(self.bytes, Ordering::Relaxed);
     }

@@ -1,5 +1,6 @@
 //! A ring's serving side: everything on it is copied once, checked, computed in private memory and copied out.
 
+use super::Share;
 use super::connection::State;
 use crate::engines::software::random;
 use crate::error::{Error, Result};
@@ -9,7 +10,6 @@ use crate::sys::buffer::Output;
 use crate::sys::descriptor::{self, Guarded};
 use crate::sys::shared::{self, Shared};
 use crate::sys::{arena, memfd};
-use std::any::Any;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -91,16 +91,13 @@ pub struct Ring {
     slept: Option<Instant>,
     served: u64,
     /// Gives the memory back to the policy's limit.
-    _share: Box<dyn Any + Send + Sync>,
+    _share: Share,
 }
 
 impl Ring {
-    /// A fresh ring of `size` bytes, and the memfd for its client.
-    pub fn make(
-        size: usize,
-        epoch: u32,
-        share: Box<dyn Any + Send + Sync>,
-    ) -> Result<(Ring, Guarded)> {
+    /// A fresh ring of the share's bytes, and the memfd for its client.
+    pub fn make(epoch: u32, share: Share) -> Result<(Ring, Guarded)> {
+        let size = share.bytes();
         let system = |error: std::io::Error| {
             Error::system(
                 error.raw_os_error().unwrap_or(libc::EIO),
@@ -293,11 +290,7 @@ fn work(
 ) -> Result<usize> {
     let (head, data) = (submission.head() as usize, submission.data as usize);
     let room = submission.room as usize;
-    let flight = match state.keeper() {
-        Some(keeper) => keeper.flight((head + data).max(room)),
-        None => Ok(None),
-    };
-    let _flight = flight.inspect_err(|_| state.session().count_refused())?;
+    let _flight = state.flight((head + data).max(room))?;
     let private = scratch.of(head + data + room)?;
     let (private_head, rest) = private.split_at_mut(head);
     let (private_data, out) = rest.split_at_mut(data);
@@ -317,10 +310,7 @@ fn work(
     let (aad, params) = rest.split_at(submission.aad as usize);
     let sections = [iv, aad, params, &*private_data];
     let request = Incoming::on_ring(submission.op, submission.id, submission.flags, sections)?;
-    if let Some(keeper) = state.keeper() {
-        let allowed = keeper.allow(&request);
-        allowed.inspect_err(|_| state.session().count_refused())?;
-    }
+    state.allow(&request)?;
     let given = arena::bounded(|| state.work_into(&request, out))?;
     if given > 0 {
         let out = &mut out[..given];

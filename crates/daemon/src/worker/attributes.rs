@@ -79,6 +79,13 @@ impl Attributes {
         self.0.insert(name.into(), value.into());
     }
 
+    /// Ends no later than `other`.
+    pub fn end_with(&mut self, other: &Attributes) {
+        let ends = [self.number("expires"), other.number("expires")];
+        let first = ends.into_iter().flatten().min();
+        self.set("expires", first.map_or(Value::Null, Value::from));
+    }
+
     /// Whether the key may be used for this.
     pub fn allows(&self, usage: &str) -> bool {
         self.usage().any(|u| u == usage)

@@ -139,15 +139,7 @@ pub fn derive(object: &Map<String, Value>, wrapper: &Wrapper) -> Result<Value> {
             )));
         }
     }
-    let expires = [base.number("expires"), attributes.number("expires")];
-    attributes.set(
-        "expires",
-        expires
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or(Value::Null, Value::from),
-    );
+    attributes.end_with(&base);
     let inputs = Inputs {
         peer: packet::bytes(object, "peer")?,
         salt: packet::bytes(object, "salt")?.unwrap_or_default(),

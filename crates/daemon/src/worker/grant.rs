@@ -1,24 +1,21 @@
 //! What a session may do: usage, expiry and limits, checked at every request.
 
 use super::attributes::{Attributes, USAGES, expired, raw_stream};
-use super::flights;
 use super::lease::{Lease, Leases};
-use super::rings::Rings;
 use super::sessions::Sessions;
+use super::shares::Limit;
 use super::upstream::Upstream;
 use crate::sys;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::record::{Incoming, Op};
 use cryptofd_core::secret::Secret;
-use cryptofd_core::serve::{Flight, Keeper};
+use cryptofd_core::serve::{Keeper, Share};
 use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
 use serde_json::{Value, json};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 /// What an op needs of a key.
@@ -161,14 +158,10 @@ pub struct Grant {
     pub leases: Arc<Leases>,
     pub upstream: Arc<Upstream>,
     pub sessions: Weak<Sessions>,
-    pub rings: Arc<Rings>,
-    /// Bytes that the rings of whoever opened the session may take.
-    pub ring_limit: u64,
-    /// Bytes of requests that are worked on for whoever opened the session, and how many may be.
-    pub in_flight: Arc<AtomicU64>,
-    pub in_flight_limit: u64,
-    /// Who opened it.
-    pub uid: Option<u64>,
+    /// Bytes of the rings of whoever opened the session.
+    pub rings: Limit,
+    /// Bytes of requests that are worked on for whoever opened the session.
+    pub flights: Limit,
 }
 
 impl Grant {
@@ -253,13 +246,12 @@ impl Keeper for Grant {
         key.decrypts.then(|| session.clone())
     }
 
-    fn flight(&self, bytes: usize) -> Result<Option<Flight>> {
-        flights::begin(&self.in_flight, bytes, self.in_flight_limit).map(Some)
+    fn flight(&self, bytes: usize) -> Result<Option<Share>> {
+        self.flights.flight(bytes).map(Some)
     }
 
-    fn ring(&self, wanted: usize) -> Result<(usize, Box<dyn Any + Send + Sync>)> {
-        let (bytes, share) = self.rings.take(self.uid, wanted as u64, self.ring_limit)?;
-        Ok((bytes, Box::new(share)))
+    fn ring(&self, wanted: usize) -> Result<Share> {
+        self.rings.ring(wanted)
     }
 
     fn info(&self) -> Value {

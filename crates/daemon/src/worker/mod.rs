@@ -5,12 +5,11 @@ mod confine;
 mod create;
 mod derive;
 mod direct;
-mod flights;
 mod grant;
 pub mod keys;
 mod lease;
-mod rings;
 mod sessions;
+mod shares;
 mod upstream;
 mod wrapping;
 

@@ -1,11 +1,10 @@
 //! The sessions that a worker serves, opened by their recipes.
 
 use super::attributes::Attributes;
-use super::flights::Flights;
 use super::grant::{Facts, Grant, known};
 use super::keys::Wrapper;
 use super::lease::Leases;
-use super::rings::Rings;
+use super::shares::{Counters, Limit};
 use super::upstream::{Upstream, lock};
 use crate::packet::{self, Packet};
 use crate::sys::Mapping;
@@ -26,8 +25,8 @@ pub struct Sessions {
     epoch: u32,
     upstream: Arc<Upstream>,
     leases: Arc<Leases>,
-    rings: Arc<Rings>,
-    flights: Flights,
+    rings: Counters,
+    flights: Counters,
     open: Mutex<HashMap<u64, Arc<Kept>>>,
     fewer: Condvar,
     counts: OnceLock<Arc<Mapping>>,
@@ -40,8 +39,8 @@ impl Sessions {
             epoch,
             upstream,
             leases,
-            rings: Arc::default(),
-            flights: Flights::default(),
+            rings: Counters::default(),
+            flights: Counters::default(),
             open: Mutex::default(),
             fewer: Condvar::new(),
             counts: OnceLock::new(),
@@ -216,6 +215,7 @@ impl Sessions {
         } else if algorithm.takes_key() && algorithm.key.min > 0 {
             return Err(Error::invalid(format!("{} needs a key", algorithm.name)));
         }
+        let uid = number(recipe, "who", "uid");
         let grant = Grant {
             sid,
             epoch: self.epoch,
@@ -228,11 +228,14 @@ impl Sessions {
             leases: self.leases.clone(),
             upstream: self.upstream.clone(),
             sessions: Arc::downgrade(self),
-            rings: self.rings.clone(),
-            ring_limit: number(recipe, "limits", "ring").unwrap_or(0),
-            uid: number(recipe, "who", "uid"),
-            in_flight: self.flights.of(number(recipe, "who", "uid")),
-            in_flight_limit: number(recipe, "limits", "in_flight").unwrap_or(u64::MAX),
+            rings: Limit {
+                taken: self.rings.of(uid),
+                most: number(recipe, "limits", "ring").unwrap_or(0),
+            },
+            flights: Limit {
+                taken: self.flights.of(uid),
+                most: number(recipe, "limits", "in_flight").unwrap_or(u64::MAX),
+            },
         };
         Kept::new(Session::open(request)?, Arc::new(grant))
     }

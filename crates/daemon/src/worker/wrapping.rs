@@ -354,15 +354,7 @@ pub fn unwrap(object: &Map<String, Value>, wrapper: &Wrapper) -> Result<Value> {
             attributes.set(name, value.clone());
         }
     }
-    let expires = [asked.number("expires"), attributes.number("expires")];
-    attributes.set(
-        "expires",
-        expires
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or(Value::Null, Value::from),
-    );
+    attributes.end_with(&asked);
     let algorithm = keepable(&attributes)?;
     let key = Material::of(algorithm, key)?;
     check_strength(&kek, key.strength(algorithm), "the wrapped key")?;

@@ -281,6 +281,32 @@ pub fn generate(channel: &mut Channel, algorithm: &str, usage: &[&str]) -> Map<S
         .0
 }
 
+/// What is told of a key that was made.
+pub type Made = Map<String, Value>;
+
+/// The key, as the broker names it.
+pub fn key(made: &Made) -> Value {
+    json!({"attributes": made["attributes"], "blob": made["blob"]})
+}
+
+/// A fresh key with these attributes besides.
+pub fn make(worker: &mut Channel, algorithm: &str, usage: &[&str], more: Value) -> Result<Made> {
+    let mut wanted = attributes(algorithm, usage);
+    for (name, value) in more.as_object().unwrap() {
+        wanted[name] = value.clone();
+    }
+    let asked = json!({"op": "generate", "attributes": wanted});
+    worker.ask(asked).map(|(made, _)| made)
+}
+
+/// A key that is brought along.
+pub fn import(worker: &mut Channel, wanted: Value, bytes: &[u8]) -> Result<Made> {
+    let asked = json!({"op": "import", "attributes": wanted});
+    worker
+        .ask_with(asked, vec![memory(bytes)])
+        .map(|(made, _)| made)
+}
+
 /// A memfd with these bytes.
 pub fn memory(bytes: &[u8]) -> OwnedFd {
     cryptofd_core::sys::memfd::with(&[Input::from(bytes)]).unwrap()
