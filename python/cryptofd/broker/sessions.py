@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import itertools
 import logging
@@ -62,6 +63,7 @@ class _Wanted:
     recipe: dict[str, Any]
     key: str | None
     name: str | None
+    direct: bool = False
 
 
 @dataclass
@@ -105,21 +107,10 @@ class Sessions:
                     )
                 )
 
-    async def open(
-        self,
-        caller: Caller,
-        *,
-        key: str | None,
-        algorithm: str | None,
-        version: int | None,
-        options: terms.SessionOptions | None,
-        usage: list[str] | None,
-    ) -> tuple[int, int, int | None]:
+    async def open(self, caller: Caller, **asked: Any) -> tuple[int, int, int | None]:
         """A session's number and descriptor; of a direct one also the size of its tags."""
-        wanted = self._wanted(
-            caller, key=key, algorithm=algorithm, version=version, options=options, usage=usage
-        )
-        if options is not None and options.direct:
+        wanted = self._wanted(caller, **asked)
+        if wanted.direct:
             return await self._direct(caller, wanted)
         return *await self._open(wanted), None
 
@@ -202,9 +193,10 @@ class Sessions:
                     f"{stored.name} version {stored.version} as {algorithm}: a direct session is "
                     "on the newest version, as what it is"
                 )
-            return self._recipe(
+            recipe = self._recipe(
                 caller, material, algorithm, granted, options, None, stored.id, stored.name
             )
+            return dataclasses.replace(recipe, direct=True)
         if stored.current and "decrypt" in granted:
             # What an old version sealed is unsealed through the session on the newest.
             material["older"] = [
@@ -315,29 +307,12 @@ class Sessions:
             answer = await self.backend.ask(
                 wanted.domain, "direct", **{name: recipe[name] for name in needed}
             )
-            fd = answer.take(1)[0]
-            try:
-                sid = next(self._direct_numbers)
-                self.audit.write(
-                    "open", uid=wanted.uid, pid=wanted.pid, unit=wanted.unit, session=sid,
-                    key=wanted.name, id=wanted.key, algorithm=algorithm, usage=recipe["usage"],
-                    engine="kernel", direct=True, driver=answer.text("driver", 128),
-                )  # fmt: skip
-                if self.store.get(str(wanted.key)) is None:
-                    raise refusal(errno.EKEYREVOKED, f"{wanted.name} was deleted meanwhile")
-            except BaseException:
-                os.close(fd)
-                raise
+            driver = answer.text("driver", 128)
+            sid, fd = next(self._direct_numbers), answer.take(1)[0]
+            self._log(wanted, sid, fd, engine="kernel", direct=True, driver=driver)
         except BaseException:
             os.close(holder)
             raise
-        self.opened += 1
-        self._begin(
-            Live(
-                sid, wanted.uid, wanted.pid, wanted.domain, algorithm, wanted.key, wanted.name,
-                int(time.time()), direct=True,
-            )
-        )  # fmt: skip
         loop = asyncio.get_running_loop()
 
         def over_with() -> None:
@@ -355,31 +330,36 @@ class Sessions:
 
     def _made(self, wanted: _Wanted, sid: int, fd: int) -> tuple[int, int]:
         """Log a session that the worker serves now, and count it."""
-        recipe = wanted.recipe
-        algorithm = recipe["algorithm"]
+        try:
+            self._log(wanted, sid, fd, engine=wanted.recipe["session"].get("engine"))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.backend.tell_supervisor("close", sid=sid)
+            raise
+        return sid, fd
+
+    def _log(self, wanted: _Wanted, sid: int, fd: int, **more: Any) -> None:
+        """Log what is about to leave, and count it; what may not leave is closed."""
+        algorithm = wanted.recipe["algorithm"]
         try:
             # No line, no session.
             self.audit.write(
                 "open", uid=wanted.uid, pid=wanted.pid, unit=wanted.unit, session=sid,
-                key=wanted.name, id=wanted.key, algorithm=algorithm, usage=recipe["usage"],
-                engine=recipe["session"].get("engine"),
+                key=wanted.name, id=wanted.key, algorithm=algorithm,
+                usage=wanted.recipe["usage"], **more,
             )  # fmt: skip
             if wanted.key is not None and self.store.get(wanted.key) is None:
                 raise refusal(errno.EKEYREVOKED, f"{wanted.name} was deleted meanwhile")
         except BaseException:
             os.close(fd)
-            with contextlib.suppress(OSError):
-                self.backend.tell_supervisor("close", sid=sid)
             raise
         self.opened += 1
-        opened = int(time.time())
         self._begin(
             Live(
                 sid, wanted.uid, wanted.pid, wanted.domain, algorithm, wanted.key, wanted.name,
-                opened,
+                int(time.time()), wanted.direct,
             )
         )  # fmt: skip
-        return sid, fd
 
     def _usage(
         self,

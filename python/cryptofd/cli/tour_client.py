@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+from cryptofd.cli.tour_job import confine
+
 
 class Timed:
     """A session that seals, and how long that took."""
@@ -47,13 +49,7 @@ def main() -> int:
     from cryptofd import sealed, streaming  # in the chroot there is nothing to import it from
 
     key = os.read(asked["key_fd"], 64) if "key_fd" in asked else None
-    if asked.get("chroot"):
-        os.chroot(asked["chroot"])
-        os.chdir("/")
-    if asked.get("uid"):
-        os.setgroups([])
-        os.setgid(asked["uid"])
-        os.setuid(asked["uid"])
+    confine(asked)
     if key is None:
         session = cryptofd.adopt(asked["adopt"])
         timed = Timed(session.seal)

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 # What a record carries inline, and what the kernel's buffers hold.
@@ -52,6 +53,17 @@ def work(session: Any, source: int, sink: int | None, iv: bytes | None) -> dict[
     }
 
 
+def confine(asked: Mapping[str, Any]) -> None:
+    """From here on there is no file, no library and no right but what is open already."""
+    if asked.get("chroot"):
+        os.chroot(asked["chroot"])
+        os.chdir("/")
+    if asked.get("uid"):
+        os.setgroups([])
+        os.setgid(asked["uid"])
+        os.setuid(asked["uid"])
+
+
 def main() -> int:
     asked = json.loads(sys.argv[1])
     import cryptofd
@@ -65,14 +77,7 @@ def main() -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         sink = os.open(asked["sink"], flags, 0o600)
     iv = bytes.fromhex(asked["iv"]) if asked.get("iv") else None
-    if asked.get("chroot"):
-        # From here on there is no file, no library and no right but what is open already.
-        os.chroot(asked["chroot"])
-        os.chdir("/")
-    if asked.get("uid"):
-        os.setgroups([])
-        os.setgid(asked["uid"])
-        os.setuid(asked["uid"])
+    confine(asked)
     if "adopt" in asked:
         session = cryptofd.adopt(asked["adopt"])
     else:
