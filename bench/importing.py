@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
 
-from bench.measure import Effort, Figure, in_turns, interval
+from bench.measure import Effort, Figure, in_turns, more_than
 
 TARGET_MS = 40.0
 
@@ -22,20 +21,5 @@ def importing(effort: Effort) -> list[Figure]:
     """Milliseconds more than ``python -c pass``."""
     _start("import cryptofd")
     pairs = in_turns(lambda: _start("import cryptofd"), lambda: _start("pass"), effort.pairs)
-    more = [(ours - bare) * 1000 for ours, bare in pairs]
-    low, high = interval(more)
-    return [
-        Figure(
-            "import cryptofd, more than bare Python",
-            "python -c pass",
-            TARGET_MS,
-            statistics.median(ours for ours, _ in pairs),
-            statistics.median(bare for _, bare in pairs),
-            statistics.median(more),
-            low,
-            high,
-            unit="ms",
-            less=True,
-            pairs=pairs,
-        )
-    ]
+    work = "import cryptofd, more than bare Python"
+    return [more_than(work, "python -c pass", TARGET_MS, pairs, "ms")]

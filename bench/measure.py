@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 #: Seconds that a batch takes, pairs that are taken.
 SECONDS = 0.05
@@ -85,18 +85,29 @@ def figure(
 ) -> Figure:
     """The line for pairs of (our seconds, the peer's seconds)."""
     ratios = [theirs / ours for ours, theirs in pairs]
-    low, high = interval(ratios)
+    return _compared(work, peer_name, target, pairs, ratios, note=note)
+
+
+def _compared(
+    work: str,
+    peer_name: str,
+    target: float,
+    pairs: Sequence[tuple[float, float]],
+    values: Sequence[float],
+    **more: Any,
+) -> Figure:
+    low, high = interval(values)
     return Figure(
         work,
         peer_name,
         target,
         statistics.median(ours for ours, _ in pairs),
         statistics.median(theirs for _, theirs in pairs),
-        statistics.median(ratios),
+        statistics.median(values),
         low,
         high,
         pairs=pairs,
-        note=note,
+        **more,
     )
 
 
@@ -112,24 +123,16 @@ def absolute(
 
 
 def more_than(
-    work: str, peer_name: str, target: float, pairs: Sequence[tuple[float, float]]
+    work: str,
+    peer_name: str,
+    target: float,
+    pairs: Sequence[tuple[float, float]],
+    unit: Literal["s more", "ms"] = "s more",
 ) -> Figure:
-    """The line for seconds that we take more than a peer."""
-    more = [ours - theirs for ours, theirs in pairs]
-    low, high = interval(more)
-    return Figure(
-        work,
-        peer_name,
-        target,
-        statistics.median(ours for ours, _ in pairs),
-        statistics.median(theirs for _, theirs in pairs),
-        statistics.median(more),
-        low,
-        high,
-        unit="s more",
-        less=True,
-        pairs=pairs,
-    )
+    """The line for the time that we take more than a peer."""
+    scale = 1000 if unit == "ms" else 1
+    more = [(ours - theirs) * scale for ours, theirs in pairs]
+    return _compared(work, peer_name, target, pairs, more, unit=unit, less=True)
 
 
 def batch(call: Callable[[], object], seconds: float) -> Callable[[], float]:
