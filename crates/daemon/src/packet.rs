@@ -185,6 +185,8 @@ impl Outgoing {
 pub enum Incoming {
     /// A packet.
     Packet(Packet),
+    /// A packet whose descriptors are lost, because this process may have no more.
+    Lost(Packet),
     /// A packet that is none of ours; it is gone.
     Garbage(Error),
     /// Nothing waits.
@@ -193,8 +195,26 @@ pub enum Incoming {
     End,
 }
 
+/// What is said to who sent such a packet.
+pub fn lost() -> Error {
+    Error::system(
+        libc::EMFILE,
+        "taking descriptors: close some, or raise RLIMIT_NOFILE",
+    )
+}
+
 /// Takes the next packet.
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, nonblock: bool) -> Incoming {
+    receive_up_to(BODY, fd, buffer, nonblock)
+}
+
+/// The same of one whose objects in memfds have at most `body` bytes.
+fn receive_up_to(
+    body: usize,
+    fd: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    nonblock: bool,
+) -> Incoming {
     buffer.resize(PACKET + 1, 0);
     loop {
         let got = match socket::receive_many(fd, buffer, nonblock) {
@@ -213,20 +233,20 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, nonblock: bool) -> Inco
         if got.length > PACKET {
             return Incoming::Garbage(Error::too_large("a packet beyond every limit"));
         }
-        if got.lost {
-            return Incoming::Garbage(Error::system(
-                libc::EMFILE,
-                "a packet's descriptors could not be taken",
-            ));
+        if got.lost && got.fds.len() >= FDS {
+            return Incoming::Garbage(Error::too_large(format!("more than {FDS} descriptors")));
         }
-        return match parse(&buffer[..got.length], got.fds) {
+        let fds = if got.lost { Vec::new() } else { got.fds };
+        return match parse(body, &buffer[..got.length], fds) {
+            Ok(packet) if got.lost => Incoming::Lost(packet),
             Ok(packet) => Incoming::Packet(packet),
+            Err(_) if got.lost => Incoming::Nothing,
             Err(error) => Incoming::Garbage(error),
         };
     }
 }
 
-fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Packet> {
+fn parse(most: usize, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Packet> {
     let none = || Error::invalid("a packet that is no JSON object");
     let value: Value = serde_json::from_slice(bytes).map_err(|_| none())?;
     let Value::Object(object) = value else {
@@ -237,7 +257,7 @@ fn parse(bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Packet> {
     }
     let length = object.get("bytes").and_then(Value::as_u64);
     let length = length
-        .filter(|length| *length <= BODY as u64 && !fds.is_empty())
+        .filter(|length| *length <= most as u64 && !fds.is_empty())
         .ok_or_else(|| Error::invalid("an attached body that is missing or too long"))?;
     let memory = fds.remove(0);
     let body = memfd::read(memory.as_fd(), length as usize)?;
@@ -260,6 +280,8 @@ pub struct Link {
     fd: OwnedFd,
     queue: VecDeque<Outgoing>,
     queued: usize,
+    /// Most bytes of an object in a memfd that comes.
+    body: usize,
 }
 
 impl Link {
@@ -269,6 +291,16 @@ impl Link {
             fd,
             queue: VecDeque::new(),
             queued: 0,
+            body: BODY,
+        }
+    }
+
+    /// The same, to a worker: what it has to say fits into packets. Reading more would be time that it
+    /// takes from others.
+    pub fn to_worker(fd: OwnedFd) -> Link {
+        Link {
+            body: 0,
+            ..Link::new(fd)
         }
     }
 
@@ -344,7 +376,7 @@ impl Link {
 
     /// Takes the next packet, if there is one.
     pub fn receive(&self, buffer: &mut Vec<u8>) -> Incoming {
-        receive(self.fd.as_fd(), buffer, true)
+        receive_up_to(self.body, self.fd.as_fd(), buffer, true)
     }
 }
 

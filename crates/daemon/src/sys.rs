@@ -101,6 +101,47 @@ pub fn shutdown(fd: BorrowedFd<'_>) {
     unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RDWR) };
 }
 
+/// Nothing more comes: whoever has the other end writes in vain. What came before can still be read.
+pub fn shutdown_reading(fd: BorrowedFd<'_>) {
+    // SAFETY: no memory is involved; a connection that ended already is no failure.
+    unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) };
+}
+
+/// Whether it is an end of a pair of packets, as those of sessions are.
+pub fn carries_packets(fd: BorrowedFd<'_>) -> bool {
+    [
+        (libc::SO_DOMAIN, libc::AF_UNIX),
+        (libc::SO_TYPE, libc::SOCK_SEQPACKET),
+    ]
+    .iter()
+    .all(|(option, wanted)| {
+        let mut value: libc::c_int = 0;
+        let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: room for a number, of whose size the kernel is told.
+        let got = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                *option,
+                (&raw mut value).cast(),
+                &raw mut size,
+            )
+        };
+        got == 0 && value == *wanted
+    })
+}
+
+/// How many descriptors this process may have.
+pub fn descriptors() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a whole rlimit.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
+}
+
 /// A descriptor of a child process.
 pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.

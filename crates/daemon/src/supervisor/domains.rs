@@ -8,9 +8,10 @@ use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::socket;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a worker may need until it is ready.
@@ -22,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A worker that served for longer did not die of what is asked again of the next one: its death does not
 /// count against its domain.
 const BRIEF: Duration = Duration::from_millis(500);
+/// What part of all descriptors that there may be a domain's workers have kept beside its sessions' first.
+const PART: u64 = 4;
+/// Packets of one worker before others have their turn.
+const TURN: usize = 32;
 /// How long streams may go on at a planned replacement.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -99,7 +104,8 @@ pub struct Worker {
     pub ready: bool,
     /// Since when it is ready; before that, since when it starts.
     started: Instant,
-    pending: HashMap<u64, Pending>,
+    /// By the numbers of the requests: they are answered in this order, but for a drain.
+    pending: BTreeMap<u64, Pending>,
     last: u64,
     /// When it was asked whether it lives; `None`: it has answered.
     asked: Option<Instant>,
@@ -110,6 +116,8 @@ pub struct Worker {
     leaving: Option<Instant>,
     /// The broker's request for the replacement.
     replacement: Option<u64>,
+    /// What it did that none of ours does, for which it is ended.
+    fault: Option<String>,
 }
 
 impl Worker {
@@ -122,13 +130,14 @@ impl Worker {
             epoch,
             ready: true,
             started: Instant::now(),
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             last,
             asked: None,
             answered: Instant::now(),
             replaces: None,
             leaving: None,
             replacement: None,
+            fault: None,
         }
     }
 
@@ -145,6 +154,31 @@ impl Worker {
         self.last += 1;
         self.pending.insert(self.last, pending);
         self.last
+    }
+
+    /// Asks it something. EAGAIN: it does not read, and was not asked.
+    fn ask(&mut self, pending: Pending, mut asked: Value, fds: Vec<OwnedFd>) -> Result<()> {
+        let id = self.next(pending);
+        asked["id"] = id.into();
+        self.link.send(&asked, fds).inspect_err(|_| {
+            self.pending.remove(&id);
+        })
+    }
+
+    /// Ends it for what it did.
+    fn condemn(&mut self, fault: String) {
+        eprintln!(
+            "cryptofd-daemon: worker {} of {} is ended: {fault}",
+            self.process.pid, self.domain
+        );
+        self.fault.get_or_insert(fault);
+        self.process.signal(libc::SIGKILL);
+    }
+
+    /// Whether something that it was asked before `id` is unanswered, though it answers in order.
+    fn passed_over(&self, id: u64) -> bool {
+        let drain = |p: &Pending| matches!(p, Pending::Drain);
+        self.pending.range(..id).any(|(_, pending)| !drain(pending))
     }
 
     /// When something about it is overdue.
@@ -202,6 +236,10 @@ pub struct Domain {
     pub waiting: Vec<u64>,
     /// How often its sessions did what.
     pub(super) counts: Option<Counts>,
+    /// For what its last worker was ended that did what none of ours does.
+    pub fault: Option<String>,
+    /// Shared by every end that its workers have had kept.
+    pub(super) held: Arc<()>,
 }
 
 impl Supervisor {
@@ -232,7 +270,7 @@ impl Supervisor {
     fn start_worker(&mut self, name: &str) -> Result<u64> {
         let begun = match self.take_spare() {
             Some(spare) => spare,
-            None => self.begin_worker()?,
+            None => self.with_reserve(Supervisor::begin_worker)?,
         };
         let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
@@ -248,10 +286,7 @@ impl Supervisor {
         let told = told.and_then(|()| self.kek.give(id, &mut worker.link));
         if let Some(counts) = self.domains.get(name).and_then(|d| d.counts.as_ref()) {
             if let Ok(memory) = counts.as_fd().try_clone_to_owned() {
-                let id = worker.next(Pending::Counts);
-                let _ = worker
-                    .link
-                    .send(&json!({"id": id, "op": "counts"}), vec![memory]);
+                let _ = worker.ask(Pending::Counts, json!({"op": "counts"}), vec![memory]);
             }
         }
         // Even one that could not be told anything: its exit is seen to as any other's.
@@ -280,12 +315,10 @@ impl Supervisor {
 
     /// A fresh channel between a worker and the broker; returns the broker's end.
     pub(super) fn channel(&mut self, number: u64) -> Result<OwnedFd> {
-        let (broker, there) = socket::pair().map_err(system("socketpair"))?;
+        let pair = self.with_reserve(|_| socket::pair());
+        let (broker, there) = pair.map_err(system("socketpair"))?;
         let worker = self.worker(number)?;
-        let id = worker.next(Pending::Broker);
-        worker
-            .link
-            .send(&json!({"id": id, "op": "broker"}), vec![there])?;
+        worker.ask(Pending::Broker, json!({"op": "broker"}), vec![there])?;
         self.rewatch_worker(number);
         Ok(broker)
     }
@@ -385,19 +418,17 @@ impl Supervisor {
             return;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        for _ in 0..256 {
+        for _ in 0..TURN {
             let Some(worker) = self.workers.get_mut(&number) else {
                 break;
             };
             match worker.link.receive(&mut buffer) {
                 Incoming::Packet(packet) => self.heard(number, packet),
+                // Our want of room, for which nobody is ended: what would have been kept is not.
+                Incoming::Lost(_) => {}
                 Incoming::Garbage(error) => {
                     // Ours do not send such: it is not ours any more.
-                    eprintln!(
-                        "cryptofd-daemon: worker {} of {} sent what is none of ours ({error}): ended",
-                        worker.process.pid, worker.domain
-                    );
-                    worker.process.signal(libc::SIGKILL);
+                    worker.condemn(format!("it sent {}", error.message()));
                     let _ = socket::unwatch(self.epoll.as_fd(), worker.link.as_fd());
                     break;
                 }
@@ -450,9 +481,15 @@ impl Supervisor {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
+        let Some(domain) = self.domains.get(&worker.domain) else {
+            return;
+        };
         let most = cryptofd_core::serve::DESCRIPTORS;
+        // Of others' room nothing is taken.
+        let held = Arc::strong_count(&domain.held) as u64;
+        let full = session.ends.len() >= most || held > sys::descriptors() / PART;
         let known = session.ends.iter().any(|end| end.inode == inode);
-        if session.domain != worker.domain || session.ends.len() >= most || known {
+        if session.domain != worker.domain || full || known || !sys::carries_packets(fd.as_fd()) {
             return;
         }
         super::systemd::keep_end(sid, std::iter::once(fd.as_fd()));
@@ -460,6 +497,7 @@ impl Supervisor {
             fd,
             inode,
             worker: number,
+            _held: Some(domain.held.clone()),
         });
     }
 
@@ -528,6 +566,10 @@ impl Supervisor {
         let Some(pending) = worker.pending.remove(&id) else {
             return;
         };
+        if worker.passed_over(id) {
+            // What it was asked before is given to the next one with its sessions.
+            return worker.condemn("it answers, but not what it was asked before".into());
+        }
         let done = answered(&packet.object).map(refusals);
         worker.answered = Instant::now();
         match (pending, done) {
@@ -603,10 +645,9 @@ impl Supervisor {
         }
         if let Some(old) = replaces {
             if let Some(old) = self.workers.get_mut(&old) {
-                let id = old.next(Pending::Drain);
                 old.leaving = Some(Instant::now() + DRAIN + READY);
-                let drain = json!({"id": id, "op": "drain", "seconds": DRAIN.as_secs()});
-                if old.link.send(&drain, Vec::new()).is_err() {
+                let drain = json!({"op": "drain", "seconds": DRAIN.as_secs()});
+                if old.ask(Pending::Drain, drain, Vec::new()).is_err() {
                     old.process.signal(libc::SIGKILL);
                 }
             }
@@ -628,11 +669,13 @@ impl Supervisor {
         let Ok(worker) = self.worker(number) else {
             return;
         };
-        if worker.leaving.is_some() || worker.asked.is_some() {
-            // Too late, or silent: its exit is what follows.
-            worker.asked = Some(now);
-            worker.leaving = worker.leaving.map(|_| now + READY);
+        if worker.leaving.is_some() {
+            // Too late: its exit is what follows.
+            worker.leaving = Some(now + READY);
             worker.process.signal(libc::SIGKILL);
+        } else if worker.asked.is_some() {
+            worker.asked = Some(now);
+            worker.condemn("it did not answer for 2 seconds".into());
         } else if !worker.ready {
             worker.started = now;
             worker.process.signal(libc::SIGKILL);
@@ -640,10 +683,8 @@ impl Supervisor {
             self.give_up(&name, "no worker was ready within 5 seconds");
         } else {
             worker.asked = Some(now);
-            let id = worker.next(Pending::Ping);
-            let _ = worker
-                .link
-                .send(&json!({"id": id, "op": "ping"}), Vec::new());
+            // One that does not even read is overdue as one that does not answer.
+            let _ = worker.ask(Pending::Ping, json!({"op": "ping"}), Vec::new());
             self.rewatch_worker(number);
         }
     }
@@ -688,11 +729,13 @@ impl Supervisor {
         let Some(exit) = worker.process.reap() else {
             return;
         };
+        // It may have given its end to others, who would write for ever.
+        sys::shutdown_reading(worker.link.as_fd());
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(worker) = self.workers.get(&number) {
             match worker.link.receive(&mut buffer) {
                 Incoming::Packet(packet) => self.heard(number, packet),
-                Incoming::Garbage(_) => {}
+                Incoming::Lost(_) | Incoming::Garbage(_) => {}
                 Incoming::Nothing | Incoming::End => break,
             }
         }
@@ -719,15 +762,17 @@ impl Supervisor {
         if domain.current == Some(number) {
             domain.current = None;
             let at_once = !worker.ready || worker.started.elapsed() < BRIEF;
-            let too_many = at_once && domain.deaths.add();
+            let counts = at_once || worker.fault.is_some();
+            let too_many = counts && domain.deaths.add();
+            let last = worker.fault.clone().unwrap_or_else(|| exit.to_string());
+            domain.fault = worker.fault.clone().or(domain.fault.take());
             // One that was to replace another, which is still there.
             let old = worker.replaces.filter(|old| self.workers.contains_key(old));
             if let Some(old) = old {
                 let domain = self.domains.entry(name.clone()).or_default();
                 domain.current = Some(old);
             } else if too_many {
-                let why =
-                    format!("five workers died within ten seconds, each at once, the last: {exit}");
+                let why = format!("five workers died within ten seconds, the last: {last}");
                 self.give_up(&name, &why);
             } else if let Err(error) = self.start_worker(&name) {
                 self.give_up(&name, error.message());
@@ -755,13 +800,13 @@ impl Supervisor {
             .map(|end| end.worker)
             .ok_or_else(|| Error::system(libc::ENOENT, &format!("session {sid}")))?;
         let worker = self.worker(number)?;
-        let id = worker.next(Pending::Move(Move {
+        let pending = Pending::Move(Move {
             reply,
             sid,
             engine: engine.to_owned(),
-        }));
-        let asked = json!({"id": id, "op": "move", "sid": sid, "engine": engine});
-        worker.link.send(&asked, Vec::new())?;
+        });
+        let asked = json!({"op": "move", "sid": sid, "engine": engine});
+        worker.ask(pending, asked, Vec::new())?;
         self.rewatch_worker(number);
         Ok(())
     }

@@ -230,7 +230,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
     loop {
         let packet = match receive(control.as_fd(), &mut buffer, false) {
             Incoming::Packet(packet) => packet,
-            Incoming::Garbage(_) | Incoming::Nothing => continue,
+            Incoming::Lost(_) | Incoming::Garbage(_) | Incoming::Nothing => continue,
             Incoming::End => return Ok(()),
         };
         let id = packet.number("id").unwrap_or(0);

@@ -16,7 +16,7 @@ mod state;
 mod systemd;
 
 use crate::arguments::Arguments;
-use crate::packet::{Incoming, Link, answer};
+use crate::packet::{self, Incoming, Link, answer};
 use crate::sys;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::sys::socket;
@@ -33,6 +33,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SIGNALS: u64 = 1;
@@ -45,6 +46,8 @@ const EXIT: u64 = 2 << 60;
 /// Deaths within `RECENTLY` after which something is given up, or slowed down.
 const DEATHS: usize = 5;
 const RECENTLY: Duration = Duration::from_secs(10);
+/// Descriptors that the start of a worker needs while it lasts.
+const RESERVE: usize = 8;
 /// How long a broker that keeps dying is not restarted.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of our children is waited for.
@@ -61,6 +64,8 @@ struct End {
     inode: u64,
     /// The worker that serves it.
     worker: u64,
+    /// Its domain's, if a worker has had it kept.
+    _held: Option<Arc<()>>,
 }
 
 /// A session.
@@ -154,6 +159,8 @@ struct Supervisor {
     busy: Instant,
     buffer: Vec<u8>,
     status: String,
+    /// Descriptors that are let go where a takeover needs some.
+    reserve: Vec<OwnedFd>,
 }
 
 /// Runs until it is told to end.
@@ -274,7 +281,7 @@ impl Supervisor {
         let epoll = socket::epoll().map_err(system("epoll_create1"))?;
         let which = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let signals = sys::signals(&which).map_err(system("signalfd"))?;
-        let supervisor = Supervisor {
+        let mut supervisor = Supervisor {
             options,
             epoll,
             signals,
@@ -299,9 +306,29 @@ impl Supervisor {
             busy: Instant::now(),
             buffer: Vec::new(),
             status: String::new(),
+            reserve: Vec::new(),
         };
+        supervisor.reserve();
         supervisor.watch(supervisor.signals.as_fd(), SIGNALS)?;
         Ok(supervisor)
+    }
+
+    /// Puts by what a takeover needs: it must not fail because sessions took every descriptor.
+    fn reserve(&mut self) {
+        while self.reserve.len() < RESERVE {
+            let Ok(fd) = self.epoll.try_clone() else {
+                return;
+            };
+            self.reserve.push(fd);
+        }
+    }
+
+    /// Does what must not fail for want of a descriptor.
+    fn with_reserve<T>(&mut self, done: impl FnOnce(&mut Self) -> T) -> T {
+        self.reserve.clear();
+        let done = done(self);
+        self.reserve();
+        done
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> Result<()> {
@@ -458,6 +485,11 @@ impl Supervisor {
             broker.link.flush();
             match broker.link.receive(&mut buffer) {
                 Incoming::Packet(packet) => self.request(packet),
+                Incoming::Lost(packet) => {
+                    if let Ok(id) = packet.number("id") {
+                        self.reply(id, Err(packet::lost()), Vec::new());
+                    }
+                }
                 Incoming::Garbage(_) => {}
                 Incoming::Nothing => break,
                 Incoming::End => {

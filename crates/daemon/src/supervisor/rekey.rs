@@ -116,6 +116,7 @@ impl Supervisor {
                     _ => self.not_loaded(Error::invalid("the keeper's answer is none")),
                 },
                 Incoming::Nothing => break,
+                Incoming::Lost(_) => self.not_loaded(crate::packet::lost()),
                 Incoming::Garbage(error) => self.not_loaded(error),
                 Incoming::End => {
                     let gone = "the keeper of the key-encryption key ended";

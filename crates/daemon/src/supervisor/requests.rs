@@ -153,6 +153,11 @@ impl Supervisor {
             .iter()
             .filter_map(|(name, domain)| Some((name.clone(), domain.given_up.clone()?.into())))
             .collect();
+        let faults: serde_json::Map<String, Value> = self
+            .domains
+            .iter()
+            .filter_map(|(name, domain)| Some((name.clone(), domain.fault.clone()?.into())))
+            .collect();
         let listening: Vec<Value> = self
             .listening
             .iter()
@@ -167,6 +172,7 @@ impl Supervisor {
             "workers": workers,
             "spare": self.spare.pid(),
             "given_up": given_up,
+            "faults": faults,
             "listening": listening,
             "kek": match &self.kek {
                 super::Kek::Memory { .. } => "memfd_secret",
@@ -234,6 +240,7 @@ impl Supervisor {
                 fd: serving,
                 inode,
                 worker: number,
+                _held: None,
             }],
             reply: Some((id, client)),
         };

@@ -76,7 +76,7 @@ impl Supervisor {
         let process = Process::start(&mut command, &[there.as_fd()])?;
         self.last_worker += 1;
         let number = self.last_worker;
-        let link = Link::new(here);
+        let link = Link::to_worker(here);
         self.watch(link.as_fd(), LINK | number)?;
         self.watch(process.as_fd(), EXIT | number)?;
         Ok(Begun {

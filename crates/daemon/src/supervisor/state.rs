@@ -251,7 +251,7 @@ impl Supervisor {
             let worker = Worker::known(
                 name(&entry["domain"])?,
                 process(&entry["process"])?,
-                Link::new(fd(&entry["link"])?),
+                Link::to_worker(fd(&entry["link"])?),
                 integer(&entry["epoch"])? as u32,
                 integer(&entry["last"])?,
             );
@@ -266,6 +266,7 @@ impl Supervisor {
                     fd: fd(&end[0])?,
                     inode: integer(&end[1])?,
                     worker: integer(&end[2])?,
+                    _held: None,
                 });
             }
             let session = Session {

@@ -207,6 +207,7 @@ impl Supervisor {
                 fd,
                 inode,
                 worker: number,
+                _held: None,
             });
         }
         if ends.is_empty() {

@@ -194,6 +194,12 @@ impl Worker {
                     let control = self.upstream.supervisor().as_fd();
                     match receive(control, &mut buffer, true) {
                         Incoming::Packet(packet) => self.control(packet)?,
+                        Incoming::Lost(packet) => {
+                            if let Ok(id) = packet.number("id") {
+                                let told = answer(id, Err(packet::lost()));
+                                self.upstream.tell(&told, Vec::new())?;
+                            }
+                        }
                         Incoming::Garbage(_) | Incoming::Nothing => {}
                         Incoming::End => return Ok(()),
                     }
@@ -297,6 +303,12 @@ impl Worker {
         };
         let packet = match receive(channel.as_fd(), buffer, true) {
             Incoming::Packet(packet) => packet,
+            Incoming::Lost(packet) => {
+                if let Ok(id) = packet.number("id") {
+                    say(&answer(id, Err(packet::lost())), Vec::new(), &channel);
+                }
+                return;
+            }
             Incoming::Garbage(_) | Incoming::Nothing => return,
             Incoming::End => return self.drop_broker(),
         };

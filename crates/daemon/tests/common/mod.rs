@@ -86,6 +86,7 @@ impl Channel {
         assert_ne!(events, 0, "nothing came for 20 seconds");
         match receive(self.fd.as_fd(), &mut self.buffer, false) {
             Incoming::Packet(packet) => Some(packet),
+            Incoming::Lost(_) => panic!("no room for a descriptor"),
             Incoming::Garbage(error) => panic!("{error}"),
             Incoming::Nothing | Incoming::End => None,
         }
@@ -177,6 +178,11 @@ impl Daemon {
                 })
             };
         })
+    }
+
+    /// Of a program that may be replaced.
+    pub fn start_program(program: &Path, folder: Folder) -> Daemon {
+        Daemon::run(program, &[], folder, |_| ())
     }
 
     pub fn start_with(more: &[&str], folder: Folder) -> Daemon {
