@@ -5,6 +5,7 @@
 //! another worker takes over (docs/wire.md, Epochs).
 
 mod lane;
+mod pace;
 
 pub use lane::{Buffer, Item};
 

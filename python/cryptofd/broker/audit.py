@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,11 @@ _LONGEST = 16384
 #: Bytes of the lines of one answer.
 _PAGE = 49152
 _START = bytes(32)
+
+
+def members(what: Mapping[str, Any]) -> str:
+    """What goes into a line behind number, time and event."""
+    return f",{_ENCODER.encode(what)[1:-1]}" if what else ""
 
 
 def _step(key: bytes, mac: bytes, line: bytes) -> tuple[bytes, bytes]:
@@ -96,27 +101,31 @@ class Audit:
 
     def write(self, event: str, **what: Any) -> None:
         """Append a line. OSError if it did not reach the file: then do not do what it says."""
+        self.write_members(event, members(what))
+
+    def write_members(self, event: str, what: str) -> None:
+        """As write(), of members() that were made before."""
         if self.problem is not None:
             raise refusal(
                 errno.EIO,
                 f"{self.problem}; mend the disk, then start the broker again: "
                 "nothing is done that is not logged",
             )
-        entry = {"n": self._number + 1, "t": round(time.time(), 3), "event": event, **what}
-        text = _ENCODER.encode(entry)
+        number = self._number + 1
+        text = f'{{"n":{number},"t":{round(time.time(), 3)},"event":"{event}"{what}}}'
         # A lone surrogate, which UTF-8 does not have, becomes JSON's own escape.
         line = text.encode("utf-8", "backslashreplace")
         if len(line) > _LONGEST:
             raise refusal(errno.EMSGSIZE, f"an audit line of more than {_LONGEST} bytes")
         mac, key = _step(self._key, self._mac, line)
         whole = line[:-1] + b',"mac":"' + mac.hex().encode() + b'"}\n'
-        size = os.fstat(self._fd).st_size
-        if os.write(self._fd, whole) != len(whole):
+        written = os.write(self._fd, whole)
+        if written != len(whole):
             # A full disk in the middle of a line: take the half away.
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, size)
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
             raise refusal(errno.ENOSPC, f"{self.path} is full: nothing is done that is not logged")
-        self._number, self._mac, self._key = entry["n"], mac, key
+        self._number, self._mac, self._key = number, mac, key
         self._keep_state()
         self._dirty = True
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptofd.broker.packets import Channel, Packet
+from cryptofd.broker.packets import Channel, Packet, request_members
 from cryptofd.broker.refusal import refusal
 
 _log = logging.getLogger("cryptofd.broker")
@@ -108,8 +108,12 @@ class Backend:
         domain: str,
         recipe: dict[str, Any],
         then: Callable[[tuple[int, int] | OSError], None],
+        members: str | None = None,
     ) -> None:
-        """As session(), without a task: ``then`` gets number and descriptor, or the error."""
+        """As session(), without a task: ``then`` gets number and descriptor, or the error.
+
+        ``members``: what session_members() made of domain and recipe.
+        """
 
         def answered(outcome: Packet | OSError) -> None:
             made: tuple[int, int] | OSError
@@ -119,7 +123,10 @@ class Backend:
                 made = error
             then(made)
 
-        self._supervisor.ask(answered, "session", domain=domain, recipe=recipe)
+        if members is None:
+            self._supervisor.ask(answered, "session", domain=domain, recipe=recipe)
+        else:
+            self._supervisor.ask_text(answered, members)
 
     def tell_supervisor(self, op: str, **fields: Any) -> None:
         """A request whose answer is only logged, if it is an error."""
@@ -234,6 +241,11 @@ class Backend:
         elif "id" in packet.fields:
             with contextlib.suppress(OSError):
                 link.channel.answer_error(packet, errno.EOPNOTSUPP, "no such request")
+
+
+def session_members(domain: str, recipe: dict[str, Any]) -> str | None:
+    """The request for a session, for those that are asked for again and again; None: too long."""
+    return request_members("session", {"domain": domain, "recipe": recipe})
 
 
 def _session(answer: Packet) -> tuple[int, int]:

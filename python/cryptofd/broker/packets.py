@@ -14,7 +14,7 @@ import functools
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ ATTACHED = 16 << 20
 _WAITING = 4096
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DECODER = json.JSONDecoder()
 # Numbers: Python's flags cost more than the calls they are for.
 _SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
@@ -113,6 +114,13 @@ def encode(fields: dict[str, Any]) -> tuple[bytes, int | None]:
     return _ENCODER.encode(head).encode(), memfd
 
 
+def request_members(op: str, fields: Mapping[str, Any]) -> str | None:
+    """What Channel.ask_text() takes; None if the object does not fit into a packet."""
+    members = "," + _ENCODER.encode({"op": op, **fields})[1:]
+    # It is ASCII; an id has up to 19 digits.
+    return members if len(members) <= PACKET - 32 else None
+
+
 def decode(data: bytes, fds: list[int]) -> Packet:
     """The packet; Garbage, with every descriptor closed, if it is none."""
     packet = Packet({}, fds)
@@ -135,7 +143,10 @@ def decode(data: bytes, fds: list[int]) -> Packet:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data.decode())
+        text = data.decode()
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError("more than one object")
     except (ValueError, RecursionError) as error:
         raise Garbage(f"not JSON: {type(error).__name__}") from None
     if not isinstance(value, dict):
@@ -197,8 +208,8 @@ class Channel:
         self._ids = 0
         self._writing = False
         self._pending: dict[int, Callable[[Packet | OSError], None]] = {}
-        # Bytes, descriptors, and those of them that are ours to close.
-        self._queue: collections.deque[tuple[bytes, list[int], list[int]]] = collections.deque()
+        # Bytes, and descriptors, which are ours to close.
+        self._queue: collections.deque[tuple[bytes, list[int]]] = collections.deque()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
 
@@ -223,11 +234,7 @@ class Channel:
         **fields: Any,
     ) -> int:
         """As call(), without a task: ``then`` gets the answer or its error. The request's id."""
-        if self.closed:
-            raise refusal(errno.ECONNRESET, f"{self.name} is gone")
-        self._ids += 1
-        number = self._ids
-        self._pending[number] = then
+        number = self._expect(then)
         try:
             # Copies, because the packet may have to wait while the caller goes on.
             self._send({"id": number, "op": op, **fields}, [os.dup(fd) for fd in fds])
@@ -235,6 +242,21 @@ class Channel:
             self._pending.pop(number, None)
             raise
         return number
+
+    def ask_text(self, then: Callable[[Packet | OSError], None], members: str) -> int:
+        """As ask(), of what request_members() made before."""
+        self._check_room()
+        number = self._expect(then)
+        self._put(f'{{"id":{number}{members}'.encode(), [])
+        return number
+
+    def _expect(self, then: Callable[[Packet | OSError], None]) -> int:
+        """The id of a request whose answer ``then`` will get."""
+        if self.closed:
+            raise refusal(errno.ECONNRESET, f"{self.name} is gone")
+        self._ids += 1
+        self._pending[self._ids] = then
+        return self._ids
 
     def answer(self, request: Packet, **ok: Any) -> None:
         """Answer a request of the peer's."""
@@ -253,7 +275,7 @@ class Channel:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         while self._queue:
-            for fd in self._queue.popleft()[2]:
+            for fd in self._queue.popleft()[1]:
                 os.close(fd)
         pending, self._pending = self._pending, {}
         for then in pending.values():
@@ -270,19 +292,25 @@ class Channel:
                 fds.insert(0, memfd)
             if len(fds) > DESCRIPTORS:
                 raise refusal(errno.EMSGSIZE, f"more than {DESCRIPTORS} descriptors in a packet")
-            if len(self._queue) >= _WAITING:
-                raise refusal(errno.EAGAIN, f"{self.name} does not read; try again")
+            self._check_room()
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
-        self._queue.append((data, fds, fds))
+        self._put(data, fds)
+
+    def _check_room(self) -> None:
+        if len(self._queue) >= _WAITING:
+            raise refusal(errno.EAGAIN, f"{self.name} does not read; try again")
+
+    def _put(self, data: bytes, fds: list[int]) -> None:
+        self._queue.append((data, fds))
         if len(self._queue) == 1:
             self._writable()
 
     def _writable(self) -> None:
         while self._queue:
-            data, fds, owned = self._queue[0]
+            data, fds = self._queue[0]
             try:
                 if fds:
                     socket.send_fds(self._sock, [data], fds, _NOSIGNAL)
@@ -297,7 +325,7 @@ class Channel:
                 self.close()
                 return
             self._queue.popleft()
-            for fd in owned:
+            for fd in fds:
                 os.close(fd)
         if self._writing:
             self._writing = False

@@ -358,6 +358,8 @@ class Policy:
         self.problem: str | None = None
         #: Counts up with every policy that came into force.
         self.generation = 0
+        #: Counts up whenever the files are read again, whatever came of it.
+        self.readings = 0
         self._parsed: tuple[Parsed, ...] = ()
         self._closed = False
         self._stamp: tuple[tuple[int, ...] | None, ...] | None = None
@@ -372,6 +374,7 @@ class Policy:
         if stamp == self._stamp:
             return
         self._stamp = stamp
+        self.readings += 1
         self._allowed.clear()
         self._numbers.clear()
         try:

@@ -336,7 +336,7 @@ class Server:
                 self._count_refusal(caller, "open", asked, outcome)
                 then(outcome)
             else:
-                then(({"session": outcome[0], "fd": 0, "tag_size": None}, outcome[1]))
+                then((f'{{"session":{outcome[0]},"fd":0,"tag_size":null}}', outcome[1]))
 
         self.calls["open"] += 1
         self.policy.refresh()

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cryptofd.broker import rules, terms
-from cryptofd.broker.audit import Audit
-from cryptofd.broker.backend import Backend, to_base64
+from cryptofd.broker.audit import Audit, members
+from cryptofd.broker.backend import Backend, session_members, to_base64
 from cryptofd.broker.keys import Caller, Keys, spent, without_unknown
 from cryptofd.broker.packets import Packet
-from cryptofd.broker.policy import Policy, over
+from cryptofd.broker.policy import Numbers, Policy, over
 from cryptofd.broker.refusal import invalid, refusal, refused
-from cryptofd.broker.store import Store
+from cryptofd.broker.store import Store, Stored
+from cryptofd.broker.who import Peer
 
 _log = logging.getLogger("cryptofd.broker")
 
@@ -30,6 +31,9 @@ _log = logging.getLogger("cryptofd.broker")
 #: little must not spend what others need. The worker asks for more as it needs them.
 LEASE = 64
 _PART = 16
+
+#: Decisions that are remembered until policy or store change.
+_REMEMBERED = 4096
 
 _HARDWARE = ("any", "prefer", "require", "forbid")
 _PADDING = ("pkcs7", "none")
@@ -64,6 +68,18 @@ class _Wanted:
     key: str | None
     name: str | None
     direct: bool = False
+    #: What the audit will say of it.
+    logged: str = ""
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A session that was decided on before, and what it was decided by."""
+
+    wanted: _Wanted
+    stored: Stored
+    #: The request for it.
+    request: str
 
 
 @dataclass
@@ -81,6 +97,9 @@ class Sessions:
     _opening: Counter[int] = field(default_factory=Counter)
     #: Sessions that ended before we heard of them: their notices overtook the answers.
     _over: set[int] = field(default_factory=set)
+    #: What was decided since policy and store changed: most calls ask what was asked before.
+    _decided: dict[tuple[Any, ...], _Decided] = field(default_factory=dict)
+    _decided_by: tuple[int, int] = (0, 0)
     #: Numbers of direct sessions, which the supervisor knows nothing of.
     _direct_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1 << 48))
 
@@ -118,7 +137,7 @@ class Sessions:
         self, caller: Caller, then: Callable[[tuple[int, int] | OSError], None], **asked: Any
     ) -> None:
         """As open(), without a task: ``then`` gets number and descriptor, or the error."""
-        wanted = self._wanted(caller, **asked)
+        wanted, request = self._remembered(caller, **asked)
 
         def made(outcome: tuple[int, int] | OSError) -> None:
             self._count_opening(wanted.uid, -1)
@@ -131,10 +150,48 @@ class Sessions:
 
         self._count_opening(wanted.uid, 1)
         try:
-            self.backend.begin_session(wanted.domain, wanted.recipe, made)
+            self.backend.begin_session(wanted.domain, wanted.recipe, made, request)
         except BaseException:
             self._count_opening(wanted.uid, -1)
             raise
+
+    def _remembered(
+        self,
+        caller: Caller,
+        *,
+        key: str | None,
+        algorithm: str | None,
+        version: int | None,
+        options: terms.SessionOptions | None,
+        usage: list[str] | None,
+    ) -> tuple[_Wanted, str | None]:
+        """The session that is asked for, if it may be, and the request for it if it is at hand.
+
+        The decision is the same as long as policy and store are; what else it hangs on is looked
+        at each time: the key's end and the number of sessions.
+        """
+        decided_by = (self.policy.readings, self.store.changes)
+        if decided_by != self._decided_by or len(self._decided) >= _REMEMBERED:
+            self._decided.clear()
+            self._decided_by = decided_by
+        words = None if usage is None else tuple(usage)
+        case = (caller.peer, caller.narrowed, key, algorithm, version, words)
+        known = self._decided.get(case)
+        if known is not None:
+            self.keys.check_time(known.stored)
+            self._check_number(caller.peer)
+            return known.wanted, known.request
+        wanted = self._wanted(
+            caller, key=key, algorithm=algorithm, version=version, options=options, usage=usage
+        )
+        # A use limit is leased from each time; an owner's name may become another's.
+        stored = None if wanted.key is None else self.store.get(wanted.key)
+        if stored is None or wanted.recipe["lease"] is not None or "/" in str(key):
+            return wanted, None
+        request = session_members(wanted.domain, wanted.recipe)
+        if options is None and request is not None:
+            self._decided[case] = _Decided(wanted, stored, request)
+        return wanted, request
 
     def _wanted(
         self,
@@ -265,9 +322,7 @@ class Sessions:
     ) -> _Wanted:
         peer = caller.peer
         asked = self._options(caller, algorithm, options)
-        numbers = self.policy.numbers(peer)
-        if self._of_uid[peer.uid] + self._opening[peer.uid] >= numbers.sessions:
-            raise over("sessions", numbers.sessions, "close some (cryptofd sessions)")
+        numbers = self._check_number(peer)
         domain = self.policy.domain(peer)
         recipe = {
             **material,
@@ -279,7 +334,20 @@ class Sessions:
             "who": {"uid": peer.uid, "pid": peer.pid},
             "raw": raw,
         }
-        return _Wanted(peer.uid, peer.pid, peer.unit, domain, recipe, key, name)
+        logged = members(
+            {
+                "uid": peer.uid, "pid": peer.pid, "unit": peer.unit, "key": name, "id": key,
+                "algorithm": algorithm, "usage": usage,
+            }
+        )  # fmt: skip
+        return _Wanted(peer.uid, peer.pid, peer.unit, domain, recipe, key, name, logged=logged)
+
+    def _check_number(self, peer: Peer) -> Numbers:
+        """The limits of ``peer``; EDQUOT if it has as many sessions as it may."""
+        numbers = self.policy.numbers(peer)
+        if self._of_uid[peer.uid] + self._opening[peer.uid] >= numbers.sessions:
+            raise over("sessions", numbers.sessions, "close some (cryptofd sessions)")
+        return numbers
 
     async def _open(self, wanted: _Wanted) -> tuple[int, int]:
         self._count_opening(wanted.uid, 1)
@@ -343,11 +411,7 @@ class Sessions:
         algorithm = wanted.recipe["algorithm"]
         try:
             # No line, no session.
-            self.audit.write(
-                "open", uid=wanted.uid, pid=wanted.pid, unit=wanted.unit, session=sid,
-                key=wanted.name, id=wanted.key, algorithm=algorithm,
-                usage=wanted.recipe["usage"], **more,
-            )  # fmt: skip
+            self.audit.write_members("open", f"{wanted.logged}{members({'session': sid, **more})}")
             if wanted.key is not None and self.store.get(wanted.key) is None:
                 raise refusal(errno.EKEYREVOKED, f"{wanted.name} was deleted meanwhile")
         except BaseException:

@@ -150,6 +150,8 @@ class Store:
         self._by_name: dict[tuple[str, str], dict[int, str]] = {}
         self._tokens: dict[tuple[str, str], str] = {}
         self._count: dict[str, int] = {}
+        #: Counts up with every change of what is kept.
+        self.changes = 0
         self._connection = self._open()
         if pages is not None:
             self._connection.execute(f"PRAGMA max_page_count={int(pages)}")
@@ -391,6 +393,7 @@ class Store:
             for number in versions.keys() - {max(versions)}:
                 old = self._by_id[versions[number]]
                 if old.current:
+                    self.changes += 1
                     self._by_id[old.id] = replace(old, current=False)
 
     def _rebuild(self, why: str) -> sqlite3.Connection:
@@ -453,6 +456,7 @@ class Store:
         )
 
     def _keep(self, stored: Stored) -> None:
+        self.changes += 1
         self._by_id[stored.id] = stored
         self._by_name.setdefault((stored.owner, stored.label), {})[stored.version] = stored.id
         self._count[stored.owner] = self._count.get(stored.owner, 0) + 1
@@ -460,6 +464,7 @@ class Store:
             self._tokens[(stored.owner, stored.token)] = stored.id
 
     def _forget(self, stored: Stored) -> None:
+        self.changes += 1
         self._by_id.pop(stored.id, None)
         versions = self._by_name.get((stored.owner, stored.label), {})
         versions.pop(stored.version, None)

@@ -199,8 +199,8 @@ class FairTransport(VarlinkTransport):
         super()._connection_lost(exc)
 
 
-#: The parameters of an answer and the descriptor that goes with it.
-Result: TypeAlias = tuple[dict[str, Any], int]
+#: The parameters of an answer, as JSON, and the descriptor that goes with it.
+Result: TypeAlias = tuple[str, int]
 #: A call without a task: the parameters as they came, and who gets the result. False if it is not
 #: one of the plain calls that are served so.
 Quick: TypeAlias = Callable[[Any, Callable[[Result | OSError], None]], bool]
@@ -223,12 +223,20 @@ class Protocol(VarlinkInterfaceServerProtocol):
         super().__init__(registry)
         self._lost: Callable[[], None] | None = lost
         self._quick = registry.quick if isinstance(registry, Registry) else {}
+        # The last quick call as it came, and what it says: most clients ask the same again.
+        self._last = b""
+        self._says: tuple[Quick, Any] | None = None
 
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
         """One whole message. What is no JSON object ends the connection."""
         transport = self._transport
         if transport is None:
             return
+        says = self._says
+        if says is not None and data == self._last and fds is None:
+            quick, parameters = says
+            if quick(parameters, self._quickly):
+                return
         try:
             call = json.loads(data[:-1])
             if not isinstance(call, dict):
@@ -237,14 +245,13 @@ class Protocol(VarlinkInterfaceServerProtocol):
             _log.info("%s: garbage: cut off", transport.get_extra_info("peer"))
             transport.abort()
             return
-        quick = self._quick.get(str(call.get("method")))
-        if (
-            quick is not None
-            and fds is None
-            and call.keys() <= {"method", "parameters"}
-            and quick(call.get("parameters"), self._quickly)
-        ):
-            return
+        taken = self._quick.get(str(call.get("method")))
+        if taken is not None and fds is None and call.keys() <= {"method", "parameters"}:
+            parameters = call.get("parameters")
+            self._last, self._says = data, (taken, parameters)
+            if taken(parameters, self._quickly):
+                return
+            self._says = None
         done = self.request_received(call, fds)
         if done is None:
             transport.resume_reading()
@@ -262,7 +269,7 @@ class Protocol(VarlinkInterfaceServerProtocol):
             os.close(outcome[1])
         else:
             parameters, fd = outcome
-            sent = self.send_message({"parameters": parameters}, [fd], autoclose=False)
+            sent = transport.send_message(f'{{"parameters":{parameters}}}\0'.encode(), [fd])
             if sent.done():
                 # Now, not in a turn of the loop that nothing else needs.
                 sent.exception()

@@ -3,6 +3,7 @@
 //! What a caller waits for is repeated from the caller's own memory when the worker goes; the ring it was on is
 //! dropped whole. What stands on a ring is never believed: only lengths, and those within what was given.
 
+use super::pace::{LONGEST, Pace};
 use super::{Client, Completion, Taken, next, system};
 use crate::error::{Error, Kind, Result};
 use crate::record::{self, Op, Request};
@@ -29,9 +30,6 @@ const PAYS_BYTES: usize = 32 << 10;
 const ASK_AGAIN: u32 = 10_000;
 /// Requests of a batch that are on their way at once.
 const ON_THE_WAY: usize = ENTRIES as usize / 2;
-/// How long to spin for an answer at most.
-const LONGEST: Duration = Duration::from_micros(200);
-const SHORTEST: Duration = Duration::from_micros(10);
 /// From here on the core is offered to others meanwhile.
 const SOON: Duration = Duration::from_micros(4);
 /// The bell may have gone to another holder of the descriptor: look again.
@@ -182,9 +180,7 @@ struct Ring {
     busy: u32,
     /// Blocks of those whose caller has gone, by slot.
     left: Vec<(u32, u32)>,
-    patience: Duration,
-    /// Microseconds that answers take, on the average.
-    usual: u32,
+    pace: Pace,
     requests: u64,
 }
 
@@ -429,8 +425,8 @@ impl Lane {
                     Stop::Socket(flight.next)
                 });
             };
-            let number = first.number;
-            match ring.wait(client, number) {
+            let (number, op) = (first.number, items[first.item].request.op);
+            match ring.wait(client, number, op) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.check(None);
@@ -514,8 +510,7 @@ impl Ring {
             slots: vec![Slot::Free; ENTRIES as usize],
             busy: 0,
             left: vec![(0, 0); ENTRIES as usize],
-            patience: LONGEST / 2,
-            usual: 20,
+            pace: Pace::default(),
             requests: 0,
         })
     }
@@ -658,31 +653,21 @@ impl Ring {
     }
 
     /// Waits until the request `number` is answered. False: its worker is gone.
-    fn wait(&mut self, client: &Client, number: u32) -> Result<bool> {
+    fn wait(&mut self, client: &Client, number: u32, op: Op) -> Result<bool> {
         let is_done = |ring: &Ring| matches!(ring.slots[slot(number)], Slot::Done(_));
         self.collect()?;
         if is_done(self) {
             return Ok(true);
         }
+        // Of one among many it is not known when its work begins.
+        let alone = self.busy == 1;
         let begun = Instant::now();
         if spins() {
-            let count = self.completed;
-            let mut there = false;
-            while !there && begun.elapsed() < self.patience {
-                for _ in 0..32 {
-                    std::hint::spin_loop();
-                }
-                if begun.elapsed() > SOON {
-                    // The worker may wait for this very core.
-                    std::thread::yield_now();
-                }
-                there = self
-                    .memory
-                    .shared
-                    .word(ring::COMPLETED)
-                    .load(Ordering::Acquire)
-                    != count;
+            let ahead = self.pace.ahead(op).filter(|_| alone);
+            if let Some(ahead) = ahead {
+                std::thread::sleep(ahead);
             }
+            self.spin(ahead.map_or_else(|| self.pace.patience(), |_| LONGEST));
             self.collect()?;
         }
         let mut here = true;
@@ -690,15 +675,23 @@ impl Ring {
             here = self.sleep(client)?;
             self.collect()?;
         }
-        let took = begun.elapsed().as_micros().min(1 << 20) as u32;
-        self.usual = (self.usual * 7 + took) / 8;
-        let twice = Duration::from_micros(u64::from(self.usual) * 2);
-        self.patience = if twice > LONGEST {
-            SHORTEST
-        } else {
-            twice.max(SHORTEST)
-        };
+        self.pace.took(op, begun.elapsed(), alone);
         Ok(here)
+    }
+
+    /// Looks for news, for so long at most.
+    fn spin(&self, patience: Duration) {
+        let (begun, count) = (Instant::now(), self.completed);
+        let completed = self.memory.shared.word(ring::COMPLETED);
+        while completed.load(Ordering::Acquire) == count && begun.elapsed() < patience {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+            if begun.elapsed() > SOON {
+                // The worker may wait for this very core.
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Sleeps until the bell. False: the worker is gone.

@@ -89,6 +89,8 @@ pub struct Ring {
     patience: Duration,
     /// When it went to sleep.
     slept: Option<Instant>,
+    /// The client was rung for: it is about to ask for more.
+    rang: bool,
     served: u64,
     /// Gives the memory back to the policy's limit.
     _share: Share,
@@ -117,6 +119,7 @@ impl Ring {
             taken: 0,
             patience: LONGEST / 2,
             slept: None,
+            rang: false,
             served: 0,
             _share: share,
         };
@@ -157,7 +160,8 @@ impl Ring {
         loop {
             let mut waiting = self.waiting()?;
             if waiting == 0 {
-                if done > 0 && self.spin()? {
+                let rang = std::mem::take(&mut self.rang);
+                if (done > 0 || rang) && self.spin()? {
                     continue;
                 }
                 return self.sleep();
@@ -167,6 +171,7 @@ impl Ring {
                 done += 1;
                 waiting -= 1;
                 if ring_it {
+                    self.rang = true;
                     return Ok(Turn::Ring);
                 }
             }
