@@ -45,15 +45,16 @@ impl Remote {
         request: &Request<'_>,
         goes_on: bool,
     ) -> PyResult<Vec<u8>> {
-        let mut done = call(python, &self.client, request);
-        let lost = |error: &PyErr| {
-            let errno = error.value(python).getattr("errno");
-            errno.is_ok_and(|errno| errno.extract::<i32>().is_ok_and(|n| n == libc::ESTALE))
-        };
-        if self.idle.load(Ordering::Relaxed) && done.as_ref().is_err_and(lost) {
-            call(python, &self.client, &Request::new(Op::Reset))?;
-            done = call(python, &self.client, request);
-        }
+        let idle = self.idle.load(Ordering::Relaxed);
+        let done = patiently(python, |interrupted| {
+            match self.client.call(request, interrupted) {
+                Err(error) if idle && error.errno() == libc::ESTALE => {
+                    self.client.call(&Request::new(Op::Reset), interrupted)?;
+                    self.client.call(request, interrupted)
+                }
+                done => done,
+            }
+        });
         if goes_on {
             self.idle.store(false, Ordering::Relaxed);
         }
