@@ -3,10 +3,8 @@
 //! Nobody checks a request on it, and nobody takes it back: so only a key whose holder may do everything
 //! that the socket does, for ever, and one grant of it that narrows nothing.
 
-use super::attributes::Attributes;
 use super::keys::Wrapper;
-use super::sessions::{options, words};
-use crate::packet;
+use super::recipe::{Keyed, options};
 use cryptofd_core::engine::Key;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::session::Session;
@@ -17,8 +15,8 @@ use std::os::fd::OwnedFd;
 
 /// Makes one for `{key, blob, usage, session}`, a part of a session's recipe.
 pub fn run(recipe: &Map<String, Value>, wrapper: &Wrapper) -> Result<(Value, OwnedFd)> {
-    let attributes = Attributes::parse(packet::object(recipe, "key")?)?;
-    let algorithm = attributes.algorithm()?;
+    let keyed = Keyed::of(recipe)?;
+    let (attributes, algorithm) = (&keyed.attributes, keyed.algorithm);
     let refused =
         |why: String| Error::refused(format!("no direct session on {}: {why}", attributes.name()));
     let needs: &[&str] = match algorithm.kind {
@@ -32,10 +30,7 @@ pub fn run(recipe: &Map<String, Value>, wrapper: &Wrapper) -> Result<(Value, Own
             )));
         }
     };
-    let narrowed = words(recipe, "usage")?;
-    let holds = |usage: &str| {
-        attributes.allows(usage) && narrowed.as_ref().is_none_or(|n| n.contains(usage))
-    };
+    let holds = |usage: &str| keyed.usage().any(|held| held == usage);
     if let Some(missing) = needs.iter().find(|usage| !holds(usage)) {
         return Err(refused(format!(
             "its holder can {}, and this grant has no usage {missing}",
@@ -56,13 +51,10 @@ pub fn run(recipe: &Map<String, Value>, wrapper: &Wrapper) -> Result<(Value, Own
             "it is the engine kernel's, and {other} is to serve"
         )));
     }
-    if let Some(tag) = attributes.number("tag_size") {
-        request.parameters.tag_size = Some(tag as usize);
-    }
+    keyed.tags(&mut request)?;
     let tag_size = request.parameters.tag_size;
-    let blob = packet::needed(recipe, "blob")?;
     arena::bounded(|| {
-        request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
+        request.key = Key::Bytes(keyed.unwrap(wrapper)?);
         let (fd, driver) = Session::give_away(request)?;
         Ok((json!({"driver": driver, "tag_size": tag_size}), fd))
     })

@@ -8,6 +8,7 @@ mod direct;
 mod grant;
 pub mod keys;
 mod lease;
+mod recipe;
 mod sessions;
 mod shares;
 mod upstream;

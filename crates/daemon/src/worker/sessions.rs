@@ -1,21 +1,21 @@
 //! The sessions that a worker serves, opened by their recipes.
 
-use super::attributes::Attributes;
 use super::grant::{Facts, Grant, known};
 use super::keys::Wrapper;
 use super::lease::Leases;
+use super::recipe::{Keyed, list, number, options};
 use super::shares::{Counters, Limit};
 use super::upstream::{Upstream, lock};
 use crate::packet::{self, Packet};
 use crate::sys::Mapping;
-use cryptofd_core::engine::{Hardware, Key, Parameters};
+use cryptofd_core::engine::Key;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::serve::Kept;
-use cryptofd_core::session::{Request, Session};
+use cryptofd_core::session::Session;
 use cryptofd_core::sys::arena;
 use cryptofd_core::table;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
@@ -136,8 +136,6 @@ impl Sessions {
         taken_over: bool,
     ) -> Result<Kept> {
         let algorithm = table::find(packet::text(recipe, "algorithm")?)?;
-        let narrowed = words(recipe, "usage")?;
-        let keyed = recipe.get("key").is_some_and(|key| !key.is_null());
         let mut request = options(recipe)?;
         request.algorithm = algorithm.name.into();
         let mut usage = known([].into_iter());
@@ -145,10 +143,9 @@ impl Sessions {
         let mut lease = None;
         let mut older = BTreeMap::new();
         let mut input = None;
-        if keyed {
-            let attributes = Attributes::parse(packet::object(recipe, "key")?)?;
+        if let Some(keyed) = Keyed::maybe(recipe)? {
+            let (attributes, own) = (&keyed.attributes, keyed.algorithm);
             let wrapper = wrapper.ok_or_else(no_wrapper)?;
-            let own = attributes.algorithm()?;
             let hashed = matches!(algorithm.kind, table::Kind::Hash | table::Kind::Xof);
             let taken_in = own.name != algorithm.name && hashed && attributes.allows("digest");
             if own.name != algorithm.name && !taken_in {
@@ -160,23 +157,11 @@ impl Sessions {
                 )));
             }
             attributes.check_expiry()?;
-            if let (Some(tag), false) = (attributes.number("tag_size"), taken_in) {
-                let wanted = request.parameters.tag_size;
-                if wanted.is_some_and(|wanted| wanted as u64 != tag) {
-                    return Err(Error::refused(format!(
-                        "the tags of {} have {tag} bytes, always",
-                        attributes.name()
-                    )));
-                }
-                request.parameters.tag_size = Some(tag as usize);
+            if !taken_in {
+                keyed.tags(&mut request)?;
             }
-            let granted = attributes
-                .usage()
-                .filter(|u| narrowed.as_ref().is_none_or(|n| n.contains(*u)))
-                .filter(|u| !taken_in || *u == "digest");
-            usage = known(granted);
-            let blob = packet::needed(recipe, "blob")?;
-            let secret = wrapper.unwrap(&attributes, &blob)?;
+            usage = known(keyed.usage().filter(|u| !taken_in || *u == "digest"));
+            let secret = keyed.unwrap(wrapper)?;
             if taken_in {
                 input = Some(secret);
             } else {
@@ -185,16 +170,16 @@ impl Sessions {
             // What UNSEAL asks for: nothing else says which version it is of.
             let sealed = algorithm.kind == table::Kind::Aead && !taken_in;
             for entry in list(recipe, "older")?.into_iter().filter(|_| sealed) {
-                let attributes = Attributes::parse(packet::object(entry, "key")?)?;
-                if attributes.algorithm()?.name != algorithm.name {
+                let old = Keyed::of(entry)?;
+                if old.algorithm.name != algorithm.name {
                     continue;
                 }
-                let blob = packet::needed(entry, "blob")?;
                 let mut request = request.clone();
-                request.key = Key::Bytes(wrapper.unwrap(&attributes, &blob)?);
-                let version = attributes.number("version").unwrap_or(0);
+                request.key = Key::Bytes(old.unwrap(wrapper)?);
+                let version = old.attributes.number("version").unwrap_or(0);
                 if let Ok(version @ 1..) = u8::try_from(version) {
-                    older.insert(version, (Facts::from(&attributes), Session::open(request)?));
+                    let facts = Facts::from(&old.attributes);
+                    older.insert(version, (facts, Session::open(request)?));
                 }
             }
             // What was leased before a takeover counts as used.
@@ -211,7 +196,7 @@ impl Sessions {
             };
             let id = attributes.text("id").unwrap_or_default();
             lease = Some(self.leases.of(id, given));
-            key = Some(Facts::from(&attributes));
+            key = Some(Facts::from(attributes));
         } else if algorithm.takes_key() && algorithm.key.min > 0 {
             return Err(Error::invalid(format!("{} needs a key", algorithm.name)));
         }
@@ -241,85 +226,7 @@ impl Sessions {
     }
 }
 
-/// A number in an object of the recipe, where there is one.
-fn number(recipe: &Map<String, Value>, object: &str, field: &str) -> Option<u64> {
-    recipe.get(object)?.get(field)?.as_u64()
-}
-
 /// What a worker says before it has its key-encryption key.
 pub fn no_wrapper() -> Error {
     Error::system(libc::ENOKEY, "this worker has no key-encryption key")
-}
-
-/// A list of texts; `None` where it is null or absent.
-pub fn words(recipe: &Map<String, Value>, field: &str) -> Result<Option<BTreeSet<String>>> {
-    match recipe.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(words)) => words
-            .iter()
-            .map(|w| w.as_str().map(str::to_owned))
-            .collect::<Option<_>>()
-            .map(Some)
-            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a list of texts"))),
-        Some(_) => Err(Error::invalid(format!(
-            "recipe: {field} is a list of texts"
-        ))),
-    }
-}
-
-/// A list of objects; empty where it is null or absent.
-fn list<'a>(recipe: &'a Map<String, Value>, field: &str) -> Result<Vec<&'a Map<String, Value>>> {
-    match recipe.get(field) {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(entries)) if entries.len() <= 255 => entries
-            .iter()
-            .map(Value::as_object)
-            .collect::<Option<_>>()
-            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a list of objects"))),
-        Some(_) => Err(Error::invalid(format!(
-            "recipe: {field} is a list of objects"
-        ))),
-    }
-}
-
-/// What the recipe says besides algorithm and key.
-pub fn options(recipe: &Map<String, Value>) -> Result<Request> {
-    let empty = Map::new();
-    let session = match recipe.get("session") {
-        None | Some(Value::Null) => &empty,
-        Some(Value::Object(session)) => session,
-        Some(_) => return Err(Error::invalid("recipe: session is an object")),
-    };
-    let word = |field: &str| match session.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(Error::invalid(format!("recipe: {field} is text"))),
-    };
-    let size = |field: &str| match session.get(field) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_u64()
-            .and_then(|size| usize::try_from(size).ok())
-            .map(Some)
-            .ok_or_else(|| Error::invalid(format!("recipe: {field} is a number of bytes"))),
-    };
-    let pkcs7 = match word("padding")?.as_deref() {
-        None | Some("" | "none") => false,
-        Some("pkcs7") => true,
-        Some(other) => return Err(Error::invalid(format!("padding={other:?}: none or pkcs7"))),
-    };
-    Ok(Request {
-        engine: word("engine")?,
-        driver: word("driver")?,
-        hardware: word("hardware")?.map_or(Ok(Hardware::Any), |word| Hardware::parse(&word))?,
-        fips: session.get("fips") == Some(&Value::Bool(true)),
-        parameters: Parameters {
-            tag_size: size("tag_size")?,
-            digest_size: size("digest_size")?,
-            pkcs7,
-            iv: packet::bytes(session, "iv")?.unwrap_or_default(),
-            ..Parameters::default()
-        },
-        ..Request::default()
-    })
 }
