@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use cryptofd_core::error::Error;
-use cryptofd_core::record::Op;
+use cryptofd_core::record::{Op, Request};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::socket;
 use serde_json::json;
@@ -97,6 +97,58 @@ fn only_the_worker_has_the_key() {
             child.wait().unwrap();
         }
     }
+}
+
+/// What is to be wrapped is a key of the client's: it does not stay, whichever way it came.
+#[test]
+fn a_worker_forgets_what_it_has_wrapped() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root looks into a worker");
+    }
+    let mut daemon = Daemon::start();
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let made = generate(&mut worker, "kwp(aes)", &["encrypt", "decrypt"]);
+    let mut wanted = recipe(&made);
+    wanted["limits"] = json!({"ring": 1 << 20});
+    let client = daemon.open(wanted).unwrap();
+    let secret = || {
+        let mut secret = [0; 32];
+        cryptofd_core::engines::software::random(&mut secret).unwrap();
+        secret
+    };
+    let secrets = [secret(), secret(), secret(), secret()];
+    let [by_socket, attached, on_ring, refused] = secrets;
+    for data in [by_socket.to_vec(), attached.repeat(4096)] {
+        let id = client
+            .submit(&Request::with(Op::Wrap, &data), false, &mut never)
+            .unwrap();
+        let done = client.complete(false, &mut never).unwrap();
+        assert_eq!(done.id, id);
+        assert_eq!(done.result().unwrap().len(), data.len() + 8);
+    }
+    for _ in 0..40 {
+        call(&client, Op::Wrap, &on_ring).unwrap();
+    }
+    assert!(client.ring().unwrap()["requests"].as_u64() > Some(0));
+    let with_iv = Request {
+        iv: &[1; 16],
+        ..Request::with(Op::Wrap, &refused)
+    };
+    for _ in 0..2 {
+        assert_eq!(errno(client.call(&with_iv, &mut never)), libc::EINVAL);
+        client.submit(&with_iv, false, &mut never).unwrap();
+        assert_ne!(client.complete(false, &mut never).unwrap().status, 0);
+    }
+    for secret in secrets {
+        assert!(!remembers(pid, &secret));
+    }
+    // The same scan finds what is no key.
+    let made = generate(&mut worker, "hmac(sha256)", &["sign"]);
+    let mac = daemon.open(recipe(&made)).unwrap();
+    let plain = secret();
+    call(&mac, Op::Digest, &plain).unwrap();
+    assert!(remembers(pid, &plain), "the scan finds nothing");
 }
 
 #[test]

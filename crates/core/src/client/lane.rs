@@ -444,6 +444,11 @@ impl Lane {
                 };
                 let item = &mut items[ticket.item];
                 item.done = Some(ring.deliver(&ticket, item, completed));
+                if item.request.op == Op::Wrap {
+                    // A key in it is not left behind in the arena.
+                    let (at, length) = (ticket.block.0 as usize, ticket.block.1 as usize);
+                    ring.memory.shared.output(at, length).wipe();
+                }
                 ring.memory.give(ticket.block.0, ticket.block.1);
             }
         }

@@ -1,19 +1,20 @@
 //! One descriptor's serving end: takes requests, has them done in order, sends the answers.
 
-use super::ring::{Ring, Scratch, Turn, secret};
+use super::ring::{Ring, Scratch, Turn, brings_key, secret};
 use super::work::Done;
 use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Share, Shared, pool};
 use crate::error::{Error, Result};
 use crate::record::{self, Header, Incoming, Op};
 use crate::ring;
 use crate::session::{Hasher, Session, Stream};
-use crate::sys::buffer::{Input, Output};
+use crate::sys::buffer::Input;
 use crate::sys::descriptor::{self, Guarded};
 use crate::sys::{arena, memfd, socket};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use zeroize::Zeroize;
 
 /// Bytes of requests that are taken ahead of the work.
 const AHEAD: usize = 256 << 10;
@@ -139,12 +140,30 @@ struct Waiting {
     cancelled: Option<u64>,
 }
 
+impl Drop for Waiting {
+    /// A key that was to be wrapped does not stay in freed memory.
+    fn drop(&mut self) {
+        if brings_key(record::op(&self.packet)) {
+            self.packet.zeroize();
+        }
+    }
+}
+
 /// An answer that waits to be sent.
 struct Outgoing {
     packet: Vec<u8>,
     fd: Option<Guarded>,
     op: u16,
     id: u64,
+}
+
+impl Drop for Outgoing {
+    /// Keys do not stay in freed memory.
+    fn drop(&mut self) {
+        if Op::from_number(self.op).is_some_and(secret) {
+            self.packet.zeroize();
+        }
+    }
 }
 
 /// What a turn ends with.
@@ -322,6 +341,10 @@ impl Connection {
                 }
             }
             self.accept(packet.to_vec(), id, length, fds, lost);
+            let packet = &mut buffer[..length.min(record::RECORD + 1)];
+            if brings_key(record::op(packet)) {
+                packet.zeroize();
+            }
         }
         Ok(())
     }
@@ -371,7 +394,11 @@ impl Connection {
         if waiting.refused.is_some() {
             waiting.fds.clear();
             // Only its id and op are needed for the answer.
-            waiting.packet.truncate(record::HEADER);
+            let rest = record::HEADER.min(waiting.packet.len());
+            if brings_key(record::op(&waiting.packet)) {
+                waiting.packet[rest..].zeroize();
+            }
+            waiting.packet.truncate(rest);
         }
         self.ahead += waiting.packet.len();
         self.inbox.push_back(waiting);
@@ -410,7 +437,7 @@ impl Connection {
             return self.make_ring(&request);
         }
         self.state.ring = self.ring.as_ref().map(|ring| ring.report());
-        let attached;
+        let mut attached = Vec::new();
         let (mut aad, mut data) = (request.aad, request.data);
         if let Some(fd) = fds.first() {
             attached = memfd::read(fd.again(), request.attached)?;
@@ -420,7 +447,11 @@ impl Connection {
             }
             data = tail;
         }
-        arena::bounded(|| self.state.work(&request, aad, data))
+        let done = arena::bounded(|| self.state.work(&request, aad, data));
+        if brings_key(request.op as u16) {
+            attached.zeroize();
+        }
+        done
     }
 
     /// Makes a ring for the client, in place of the one whose number it knows.
@@ -472,10 +503,7 @@ impl Connection {
         let fd = outgoing.fd.as_ref().map(Guarded::again);
         let packet = &outgoing.packet[..];
         match socket::send(self.end.again(), &[Input::from(packet)], fd, true) {
-            Ok(()) => {
-                wipe(outgoing.packet, outgoing.op);
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error() {
                 Some(errno @ (libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM)) => {
                     if matches!(errno, libc::ENOBUFS | libc::ENOMEM) {
@@ -593,13 +621,6 @@ fn refusal(error: &Error, id: u64, op: u16) -> Outgoing {
         fd: None,
         op,
         id,
-    }
-}
-
-/// Keys do not stay in freed memory.
-fn wipe(mut packet: Vec<u8>, op: u16) {
-    if Op::from_number(op).is_some_and(secret) {
-        Output::from(&mut packet[..]).wipe();
     }
 }
 

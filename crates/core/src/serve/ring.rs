@@ -314,14 +314,21 @@ fn work(
     let (iv, rest) = private_head.split_at(submission.iv as usize);
     let (aad, params) = rest.split_at(submission.aad as usize);
     let sections = [iv, aad, params, &*private_data];
-    let request = Incoming::on_ring(submission.op, submission.id, submission.flags, sections)?;
-    state.allow(&request)?;
-    let given = arena::bounded(|| state.work_into(&request, out))?;
+    let done = Incoming::on_ring(submission.op, submission.id, submission.flags, sections)
+        .and_then(|request| {
+            state.allow(&request)?;
+            let given = arena::bounded(|| state.work_into(&request, out))?;
+            Ok((request.op, given))
+        });
+    if brings_key(submission.op) {
+        Output::from(&mut *private_data).wipe();
+    }
+    let (op, given) = done?;
     if given > 0 {
         let out = &mut out[..given];
         let place = submission.out_at as usize;
         shared.watched(|| shared.output(place, given).copy_from(out));
-        if secret(request.op) {
+        if secret(op) {
             Output::from(out).wipe();
         }
     }
@@ -341,4 +348,9 @@ pub fn secret(op: Op) -> bool {
             | Op::Encapsulate
             | Op::Decapsulate
     )
+}
+
+/// Whether the payload of the op with this number is a key of the client's, which is not left behind.
+pub fn brings_key(op: u16) -> bool {
+    op == Op::Wrap as u16
 }
