@@ -172,6 +172,9 @@ class Keys:
         new = asked.get("new_attributes") or asked["attributes"]
         return {"blob": b64(self.wrapped.wrap(new, self._key(asked)))}
 
+    def public(self, asked: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        return {"public": b64(_der(_loaded(self._key(asked)))[1])}
+
     def wrap(self, asked: dict[str, Any], fds: list[int]) -> dict[str, Any]:
         key, kek = self._key(asked["key"]), self._key(asked["by"])
         return {"wrapped": b64(self._wrap(asked["format"], kek, key, asked["key"]["attributes"]))}

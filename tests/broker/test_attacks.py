@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -13,6 +15,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import keywrap
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+)
 from real_broker import Broker, opened, refused
 
 import cryptofd
@@ -546,6 +554,63 @@ def test_what_was_taken_from_another_key_is_none_of_ones_own(tmp_path: Path) -> 
     old = opened(b, "gcm(aes)", "k", version=1)
     assert old.unseal(box) == b"data"
     refused(errno.EPERM, old.seal, b"data")
+    real.end()
+
+
+def test_nobody_is_shown_a_public_key_that_was_put_into_the_store(tmp_path: Path) -> None:
+    """Whoever is told the attacker's would encrypt to him, or take his signatures."""
+    real = Broker(tmp_path)
+    b = real.connect()
+    for label in ("whole", "alone", "with-fingerprint", "of-another", "none"):
+        b.keys.generate(label, "ed25519")
+    before = {key.label: key for key in b.keys.list()}
+    real.end()
+    mine = Ed25519PrivateKey.generate().public_key()
+    spki = mine.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    forged(real, "alone", public=spki)
+    forged(real, "with-fingerprint", public=spki, fingerprint=hashlib.sha256(spki).hexdigest())
+    other = base64.b64decode(str(before["whole"].public))
+    forged(real, "of-another", public=other, fingerprint=hashlib.sha256(other).hexdigest())
+    forged(real, "none", public=None)
+    real.start()
+    b = real.connect()
+    for label in ("alone", "with-fingerprint", "of-another"):
+        with pytest.raises(cryptofd.CryptoFDError) as caught:
+            b.keys.info(label)
+        assert caught.value.errno == errno.EBADMSG
+    with pytest.raises(cryptofd.CryptoFDError, match="alone version 1 is not that key's"):
+        b.keys.info("alone")
+    # One key does not hide the others; it is listed, without what is not its own.
+    for _ in range(2):
+        shown = {key.label: key.public for key in b.keys.list()}
+        assert shown == {**dict.fromkeys(before), "whole": before["whole"].public}
+    assert b.keys.info("whole").public == before["whole"].public
+    # The private key is what it was: whoever verifies with the true public key is served.
+    with opened(b, "ed25519", "alone") as fd:
+        public = load_der_public_key(base64.b64decode(str(before["alone"].public)))
+        assert isinstance(public, Ed25519PublicKey)
+        public.verify(fd.sign(b"data"), b"data")
+    real.end()
+
+
+def test_counts_that_are_put_back(tmp_path: Path) -> None:
+    """What the store says is spent is not authenticated (docs/threats.md): a use limit can be put
+    back to its beginning by whoever writes the store, and no further."""
+    real = Broker(tmp_path)
+    b = real.connect()
+    for label in ("back", "below"):
+        b.keys.generate(label, "hmac(sha256)", usage={"sign"}, uses=16)
+    with opened(b, "hmac(sha256)", "back") as fd:
+        fd.update(b"data")
+        fd.digest()
+    real.end()
+    forged(real, "back", spent=0)
+    forged(real, "below", spent=-1000)
+    real.start()
+    b = real.connect()
+    assert b.keys.info("back").uses_left == 16
+    assert any("below" in problem or "its counts" in problem for problem in b.status()["problems"])
+    refused(errno.ENOKEY, opened, b, "hmac(sha256)", "below")
     real.end()
 
 

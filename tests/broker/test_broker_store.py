@@ -283,6 +283,30 @@ def test_a_corrupt_row_loses_only_itself(tmp_path: pathlib.Path) -> None:
     store.close()
 
 
+def test_current_is_the_newest_or_nothing(tmp_path: pathlib.Path) -> None:
+    """Whoever writes the store chooses no older version by it."""
+    path = tmp_path / "s"
+    store = Store(path)
+    first = store.add(key("a"))
+    second = store.add(key("a", 2), replaces=first)
+    store.close()
+    with sqlite3.connect(path) as raw:
+        for row, number in ((replace(first, current=True), 1), (replace(second, current=False), 2)):
+            raw.execute(
+                "UPDATE keys SET current = ?, sum = ? WHERE number = ?",
+                (int(row.current), row._row()[-1], number),
+            )
+    raw.close()
+    store = Store(path)
+    assert store.problems == []
+    # The newest was told to be old: then none is what new things are done with.
+    found = store.find("uid:1000", "a")
+    assert found is not None
+    assert (found.version, found.current) == (2, False)
+    assert [one.current for one in store.versions("uid:1000", "a")] == [False, False]
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_corrupt_pages_lose_only_what_is_on_them(tmp_path: pathlib.Path, seed: int) -> None:
     """A page of rubbish anywhere but the first: leaves, inner pages, overflow pages."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cryptofd.broker.packets import Channel, Packet, request_members
+from cryptofd.broker.packets import FROM_WORKER, Channel, Packet, request_members
 from cryptofd.broker.refusal import refusal
 
 _log = logging.getLogger("cryptofd.broker")
@@ -197,6 +197,7 @@ class Backend:
             sock,
             f"the worker of {domain}",
             notice=lambda packet: self._worker_says(domain, packet),
+            attached=FROM_WORKER,
         )
         link = Link(domain, pid, epoch, channel)
         self.links[domain] = link
@@ -225,6 +226,11 @@ class Backend:
         link = self.links.get(domain)
         if link is None:
             return
+        if packet.fields.get("event") == "refused":
+            self._reported(domain, packet.fields)
+            return
+        if type(packet.fields.get("id")) is not int:
+            return
         if packet.fields.get("op") == "lease":
             try:
                 granted = self._lease(
@@ -236,9 +242,7 @@ class Backend:
                     link.channel.answer_error(
                         packet, error.errno or errno.EIO, error.strerror or "refused"
                     )
-        elif packet.fields.get("event") == "refused":
-            self._reported(domain, packet.fields)
-        elif "id" in packet.fields:
+        else:
             with contextlib.suppress(OSError):
                 link.channel.answer_error(packet, errno.EOPNOTSUPP, "no such request")
 

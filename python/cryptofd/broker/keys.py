@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
+import logging
 import os
 import time
 import uuid
@@ -17,14 +19,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptofd.broker import rules, terms
+from cryptofd.broker.attributes import strange
 from cryptofd.broker.audit import Audit
 from cryptofd.broker.backend import Backend, from_base64, to_base64
 from cryptofd.broker.kek import under
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.policy import Policy, over, owner_of
 from cryptofd.broker.refusal import invalid, refusal, refused
-from cryptofd.broker.store import Store, Stored
+from cryptofd.broker.store import Store, Stored, canonical
 from cryptofd.broker.who import Peer
+
+_log = logging.getLogger("cryptofd.broker")
 
 #: Keys of one answer to ListKeys, and about how many bytes: it stays below the cap of a message.
 PAGE = 50
@@ -32,6 +37,8 @@ _PAGE_BYTES = 49152
 _KEY_BYTES = 700
 #: Bytes of a wrapped key, a blob, a public key.
 _LARGEST = 65536
+#: Public keys that are remembered to be right.
+_PROVED = 4096
 #: Versions of one key: the first byte of a sealed box.
 _VERSIONS = 255
 #: Seconds until which a key may live: the end of the year 9999.
@@ -83,6 +90,10 @@ class Keys:
     #: Ends the sessions on a version of a key.
     end_sessions: Callable[[str], Awaitable[None]]
     now: Callable[[], float] = time.time
+    #: By domain and id: rows of whose public key a worker of that domain said that it is the key's.
+    _proved: dict[tuple[str, str], tuple[dict[str, Any], bytes, bytes]] = field(
+        default_factory=dict
+    )
     _making: Counter[str] = field(default_factory=Counter)
 
     # Finding
@@ -193,7 +204,7 @@ class Keys:
             )
             # What is imported may be the public half alone.
             half = frozenset({"type"}) if fd is not None and attributes["type"] == "pair" else ()
-            stored = _made(answer, attributes, asked.get("token"), frozenset(half))
+            stored = made_by_worker(answer, attributes, asked.get("token"), frozenset(half))
             # An imported key has the size that it has: judged when it is known.
             self.policy.require(caller.peer, algorithm=algorithm, bits=stored.attributes["bits"])
             return self._keep(caller, op, stored)
@@ -290,7 +301,7 @@ class Keys:
                 token=_worker_token(old.owner, token),
                 attributes=without_unknown(attributes),
             )
-            stored = _made(answer, attributes, token)
+            stored = made_by_worker(answer, attributes, token)
             if self.store.find(old.owner, old.label) is not self.store.get(old.id):
                 raise refusal(errno.EAGAIN, f"{old.name} was changed meanwhile; try again")
             return self._keep(caller, "rotate", stored, replaces=old)
@@ -366,7 +377,7 @@ class Keys:
                 by=_material(kek),
                 format=format,
             )
-            stored = _made(answer, attributes, token, free=free)
+            stored = made_by_worker(answer, attributes, token, free=free)
             self._as_unwrapped(stored, algorithm, usage, kek)
             self.policy.require(
                 caller.peer,
@@ -462,7 +473,9 @@ class Keys:
                 bits=template["bits"],
                 **more,
             )
-            return self._keep(caller, "derive", _made(answer, attributes, token), by=source.name)
+            return self._keep(
+                caller, "derive", made_by_worker(answer, attributes, token), by=source.name
+            )
 
     # Taking out
 
@@ -628,26 +641,80 @@ class Keys:
         Each row is one transaction: whoever dies between two goes on here.
         """
         count = 0
+        failed: dict[str, OSError] = {}
         for one in list(self.store):
-            if under(one.blob) == newest:
+            if under(one.blob) == newest or one.owner in failed:
                 continue
-            answer = await self.backend.ask(one.owner, "rewrap", **_material(one))
+            try:
+                answer = await self.backend.ask(one.owner, "rewrap", **_material(one))
+                blob = _bytes(answer, "blob")
+                if under(blob) != newest:
+                    raise refusal(errno.EIO, f"the worker did not rewrap {one.name}")
+            except OSError as error:
+                # One domain's worker does not keep others under an old key.
+                _log.error("bringing %s under the newest key: %s", one.name, error.strerror)
+                failed[one.owner] = error
+                continue
             present = self.store.get(one.id)
             if present is not None and present.blob == one.blob:
-                self.store.change((present, replace(present, blob=_bytes(answer, "blob"))))
+                self.store.change((present, replace(present, blob=blob)))
                 count += 1
             await asyncio.sleep(0)
+        if failed:
+            raise next(iter(failed.values()))
         return count
 
     # Telling
 
-    def info(self, caller: Caller, reference: str, version: int | None) -> terms.Key:
-        """What may be told of a key."""
-        return self.describe(self.find(caller, reference, "use", version))
+    async def info(self, caller: Caller, reference: str, version: int | None) -> terms.Key:
+        """What may be told of a key. EBADMSG if its public key is not the key's."""
+        stored = self.find(caller, reference, "use", version)
+        await self._prove(caller, stored)
+        return self.describe(stored)
 
-    def listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[terms.Key]:
-        """Keys that the caller may use, in order of their ids."""
+    async def listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[terms.Key]:
+        """Keys that the caller may use, in order of their ids. One whose public key is not the
+        key's, or cannot be proved to be, is listed without it."""
         found: list[terms.Key] = []
+        for one in self._listed(caller, all_of_them, after):
+            try:
+                await self._prove(caller, one)
+            except OSError as error:
+                _log.error("%s", error.strerror)
+                found.append(self.describe(replace(one, public=None)))
+            else:
+                found.append(self.describe(one))
+        return found
+
+    async def _prove(self, caller: Caller, one: Stored) -> None:
+        """EBADMSG unless the public key that is kept beside a pair is the pair's.
+
+        Whoever can write the store could put his own there, for others to encrypt to. The worker
+        authenticates the attributes and says what the pair's public key is; its domain is the
+        caller's, so that nobody is told what another domain's worker made up.
+        """
+        if one.public is None:
+            return
+        domain = self.policy.domain(caller.peer)
+        row = (one.attributes, one.blob, one.public)
+        if self._proved.get((domain, one.id)) == row:
+            return
+        forged = refusal(
+            errno.EBADMSG,
+            f"the public key that the store has for {one.name} version {one.version} is not that "
+            "key's: the store was changed; restore it from a backup",
+        )
+        if hashlib.sha256(one.public).hexdigest() != one.attributes["fingerprint"]:
+            raise forged
+        answer = await self.backend.ask(domain, "public", **_material(one))
+        if _bytes(answer, "public") != one.public:
+            raise forged
+        if len(self._proved) >= _PROVED:
+            self._proved.clear()
+        self._proved[(domain, one.id)] = row
+
+    def _listed(self, caller: Caller, all_of_them: bool, after: str | None) -> list[Stored]:
+        found: list[Stored] = []
         size = 0
         for one in self.store:
             if after is not None and one.id <= after:
@@ -661,7 +728,7 @@ class Keys:
             size += _KEY_BYTES + 4 * len(one.public or b"") // 3
             if found and size > _PAGE_BYTES:
                 break
-            found.append(self.describe(one))
+            found.append(one)
             if len(found) >= PAGE:
                 break
         return found
@@ -852,31 +919,31 @@ def _bytes(answer: Packet, name: str) -> bytes:
     return data
 
 
-def _made(
+def made_by_worker(
     answer: Packet, asked: dict[str, Any], token: str | None, free: frozenset[str] = frozenset()
 ) -> Stored:
     """What a worker made, if it is what was asked for."""
     got = answer.object("attributes")
     if set(got) != set(asked):
         raise refusal(errno.EIO, "the worker changed which attributes there are")
+    if (name := strange(got)) is not None:
+        raise refusal(errno.EIO, f"the worker's attribute {name[:64]!r} is none")
     for name, value in asked.items():
-        if name not in _WORKERS | free and got[name] != value:
+        # As it is written: to Python 1 is True.
+        if name not in _WORKERS | free and canonical({"": got[name]}) != canonical({"": value}):
             raise refusal(errno.EIO, f"the worker changed the attribute {name!r}")
     if asked["bits"] and "bits" not in free and got["bits"] != asked["bits"]:
         raise refusal(errno.EIO, "the worker made a key of another size")
-    bits, fingerprint = got["bits"], got["fingerprint"]
-    if type(bits) is not int or not 0 < bits <= 8 * _LARGEST:
-        raise refusal(errno.EIO, "the worker's key has no size")
-    if not isinstance(fingerprint, str) or not 16 <= len(fingerprint) <= 128:
-        raise refusal(errno.EIO, "the worker's key has no fingerprint")
-    usage = got["usage"]
-    if not isinstance(usage, list) or not all(isinstance(one, str) for one in usage):
-        raise refusal(errno.EIO, "the worker's usage is no list")
     public = None
     if answer.fields.get("public") is not None:
         public = _bytes(answer, "public")
-    if got["type"] not in ("secret", "pair", "public"):
-        raise refusal(errno.EIO, "the worker's key is of no type")
+    of = rules.family(got["algorithm"])
+    if (got["type"] != "secret") != of.pair:
+        raise refusal(errno.EIO, f"the worker's key of {of.name} is a {got['type']}")
+    if not of.pair and of.bits is not None and got["bits"] not in of.bits:
+        raise refusal(errno.EIO, f"the worker's key of {of.name} has {got['bits']} bits")
     if (got["type"] == "secret") != (public is None):
         raise refusal(errno.EIO, "the worker made a pair without its public key")
+    if public is not None and hashlib.sha256(public).hexdigest() != got["fingerprint"]:
+        raise refusal(errno.EIO, "the worker's public key is not of its fingerprint")
     return Stored(got["id"], got, _bytes(answer, "blob"), public, token=token)

@@ -26,6 +26,9 @@ PACKET = 65536
 DESCRIPTORS = 16
 #: Bytes of an object in a memfd.
 ATTACHED = 16 << 20
+#: The same of a worker's, which answers with a key's attributes, blob and public half at most:
+#: reading more would be time that it takes from others.
+FROM_WORKER = 512 << 10
 #: Packets that wait for a peer that does not read.
 _WAITING = 4096
 
@@ -121,7 +124,7 @@ def request_members(op: str, fields: Mapping[str, Any]) -> str | None:
     return members if len(members) <= PACKET - 32 else None
 
 
-def decode(data: bytes, fds: list[int]) -> Packet:
+def decode(data: bytes, fds: list[int], most: int = ATTACHED) -> Packet:
     """The packet; Garbage, with every descriptor closed, if it is none."""
     packet = Packet({}, fds)
     try:
@@ -131,7 +134,7 @@ def decode(data: bytes, fds: list[int]) -> Packet:
                 raise Garbage("an attached object without its descriptor")
             memfd = packet.fds.pop(0)
             try:
-                value = _object(_sealed(memfd))
+                value = _object(_sealed(memfd, most))
             finally:
                 os.close(memfd)
         packet.fields = value
@@ -154,7 +157,7 @@ def _object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _sealed(memfd: int) -> bytes:
+def _sealed(memfd: int, most: int) -> bytes:
     # Sealed: what is checked here is what is read.
     try:
         seals = fcntl.fcntl(memfd, fcntl.F_GET_SEALS)
@@ -163,12 +166,12 @@ def _sealed(memfd: int) -> bytes:
     if not seals & fcntl.F_SEAL_WRITE or not seals & fcntl.F_SEAL_SHRINK:
         raise Garbage("the attached object is not sealed")
     size = os.fstat(memfd).st_size
-    if size > ATTACHED:
+    if size > most:
         raise Garbage(f"an attached object of {size} bytes")
     return os.pread(memfd, size, 0)
 
 
-def receive(sock: socket.socket) -> Packet | None:
+def receive(sock: socket.socket, most: int = ATTACHED) -> Packet | None:
     """One packet; None at the end of the connection. BlockingIOError if there is none yet."""
     data, ancillary, flags, _ = sock.recvmsg(PACKET, _SPACE, _CLOEXEC)
     fds: list[int] = []
@@ -185,7 +188,7 @@ def receive(sock: socket.socket) -> Packet | None:
         for fd in fds:
             os.close(fd)
         return None
-    return decode(data, fds)
+    return decode(data, fds, most)
 
 
 class Channel:
@@ -198,6 +201,7 @@ class Channel:
         *,
         notice: Callable[[Packet], None] | None = None,
         lost: Callable[[Channel], None] | None = None,
+        attached: int = ATTACHED,
     ) -> None:
         sock.setblocking(False)
         self.name = name
@@ -205,6 +209,7 @@ class Channel:
         self._sock = sock
         self._notice = notice
         self._lost = lost
+        self._attached = attached
         self._ids = 0
         self._writing = False
         self._pending: dict[int, Callable[[Packet | OSError], None]] = {}
@@ -333,7 +338,7 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            packet = receive(self._sock)
+            packet = receive(self._sock, self._attached)
         except BlockingIOError:
             return
         except (OSError, Garbage):
@@ -376,4 +381,6 @@ def _error(fields: dict[str, Any], name: str) -> OSError:
     code, sentence = fields.get("errno"), fields.get("error")
     if type(code) is not int or not 0 < code < 4096 or not isinstance(sentence, str):
         return refusal(errno.EIO, f"{name} answered neither ok nor an errno")
-    return refusal(code, sentence[:1024])
+    # It goes to logs and terminals, and on to clients.
+    text = "".join(one if one.isprintable() else " " for one in sentence[:1024])
+    return refusal(code, text)

@@ -39,7 +39,7 @@ _log = logging.getLogger("cryptofd.broker")
 _LARGEST = 256 << 20
 #: Seconds without a byte after which a backup's descriptor is given up.
 _PATIENCE = 30
-#: Refusals of one uid that are logged at once, and then one a second.
+#: Refusals of one uid, or of one domain's worker, that are logged at once, and then one a second.
 _BURST = 20
 #: Seconds between heads in the journal.
 _HEADS = 60
@@ -72,6 +72,17 @@ class _Bucket:
     at: float
     passed_over: int = 0
 
+    def take(self) -> bool:
+        """Whether one more is logged; if not, it is counted."""
+        now = time.monotonic()
+        self.left = min(_BURST, self.left + now - self.at)
+        self.at = now
+        if self.left < 1:
+            self.passed_over += 1
+            return False
+        self.left -= 1
+        return True
+
 
 class Server:
     """One broker."""
@@ -102,6 +113,7 @@ class Server:
         self.started = time.time()
         self._head_logged = 0.0
         self._buckets: dict[int, _Bucket] = {}
+        self._reports: dict[str, _Bucket] = {}
         self._stopping = asyncio.Event()
         self._metrics: asyncio.Server | None = None
         self._clients = 0
@@ -356,14 +368,9 @@ class Server:
         self._log_refusal(caller, method, name, asked)
 
     def _log_refusal(self, caller: Caller, method: str, name: str, asked: dict[str, Any]) -> None:
-        now = time.monotonic()
-        bucket = self._buckets.setdefault(caller.peer.uid, _Bucket(_BURST, now))
-        bucket.left = min(_BURST, bucket.left + now - bucket.at)
-        bucket.at = now
-        if bucket.left < 1:
-            bucket.passed_over += 1
+        bucket = self._buckets.setdefault(caller.peer.uid, _Bucket(_BURST, time.monotonic()))
+        if not bucket.take():
             return
-        bucket.left -= 1
         key = asked.get("key") or asked.get("label") or asked.get("by")
         what: dict[str, Any] = {}
         if isinstance(key, str):
@@ -382,6 +389,11 @@ class Server:
             for name in ("sid", "op", "errno", "count")
             if type(value := fields.get(name)) in (int, str)
         }
+        bucket = self._reports.setdefault(domain, _Bucket(_BURST, time.monotonic()))
+        if not bucket.take():
+            return
+        if bucket.passed_over:
+            what["passed_over"], bucket.passed_over = bucket.passed_over, 0
         with contextlib.suppress(OSError):
             self.audit.write("refused-by-worker", domain=domain, **what)
 
@@ -403,10 +415,10 @@ class Server:
         return FileDescriptor(await self.keys.export(caller, key, version), should_close=True)
 
     async def _do_info(self, caller: Caller, key: str, version: int | None) -> terms.Key:
-        return self.keys.info(caller, key, version)
+        return await self.keys.info(caller, key, version)
 
     async def _do_list_keys(self, caller: Caller, all: bool, after: str | None) -> list[terms.Key]:
-        return self.keys.listed(caller, all, after)
+        return await self.keys.listed(caller, all, after)
 
     async def _do_delete(self, caller: Caller, key: str, version: int | None) -> None:
         await self.keys.delete(caller, key, version)
@@ -456,6 +468,11 @@ class Server:
         given_up = answer.fields.get("given_up")
         if isinstance(given_up, dict):
             problems += [f"the worker of {name}: {why}" for name, why in given_up.items()]
+        faults = answer.fields.get("faults")
+        if isinstance(faults, dict):
+            problems += [
+                f"a worker of {name} was ended and replaced: {why}" for name, why in faults.items()
+            ]
         return {
             "version": __version__,
             "broker": os.getpid(),

@@ -18,7 +18,7 @@ from typing import Any
 from cryptofd.broker import rules, terms
 from cryptofd.broker.audit import Audit, members
 from cryptofd.broker.backend import Backend, session_members, to_base64
-from cryptofd.broker.keys import Caller, Keys, spent, without_unknown
+from cryptofd.broker.keys import Caller, Keys, made_by_worker, spent, without_unknown
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.policy import Numbers, Policy, over
 from cryptofd.broker.refusal import invalid, refusal, refused
@@ -297,12 +297,14 @@ class Sessions:
         answer = await self.backend.ask(
             self.policy.domain(caller.peer), "import", (fd,), attributes=without_unknown(attributes)
         )
-        made = answer.object("attributes")
-        bits = made.get("bits")
-        if type(bits) is not int or bits <= 0:
-            raise refusal(errno.EIO, "the worker's key has no size")
-        self.policy.require(caller.peer, algorithm=algorithm, bits=bits)
-        material = {"key": made, "blob": answer.text("blob"), "public": answer.fields.get("public")}
+        half = frozenset({"type"}) if attributes["type"] == "pair" else frozenset()
+        stored = made_by_worker(answer, attributes, None, half)
+        self.policy.require(caller.peer, algorithm=algorithm, bits=stored.attributes["bits"])
+        material = {
+            "key": stored.attributes,
+            "blob": to_base64(stored.blob),
+            "public": None if stored.public is None else to_base64(stored.public),
+        }
         usage = attributes["usage"]
         return await self._open(
             self._recipe(caller, material, algorithm, usage, options, None, raw=True)

@@ -132,6 +132,8 @@ def _stored(row: tuple[Any, ...]) -> Stored:
             raise CorruptRow("its checksum does not match")
         attributes = json.loads(text)
         stored = Stored(key, attributes, blob, public, bool(current), spent, token, number)
+        if type(spent) is not int or not 0 <= spent < 1 << 53 or current not in (0, 1):
+            raise CorruptRow("its counts are none")
         if attributes["id"] != key or not stored.owner or not stored.label or stored.version < 1:
             raise CorruptRow("its attributes are not its own")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
