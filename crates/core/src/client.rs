@@ -467,6 +467,19 @@ impl Stranger {
     }
 }
 
+/// A request whose answer somebody here waits for.
+struct Call {
+    id: u64,
+    sent: bool,
+    /// Others are under way too.
+    many: bool,
+    stranger: Stranger,
+}
+
+/// Requests of a batch that are under way on the socket at once, and bytes of them.
+const PIPELINED: usize = 32;
+const PIPELINED_BYTES: usize = 1 << 20;
+
 impl Books {
     /// Puts an answer where it belongs; returns it if that is `complete`.
     fn file(&mut self, completion: Completion) -> Option<Completion> {
@@ -715,25 +728,23 @@ impl Client {
     }
 
     /// Takes an answer, if there is one, and files it. With `stranger`, one that nobody here asked for is
-    /// left for a while to whoever did.
-    fn take_aside(&self, stranger: Option<&mut Stranger>) -> Result<()> {
+    /// left for a while to whoever did. False: there was none.
+    fn take_aside(&self, stranger: Option<&mut Stranger>) -> Result<bool> {
         let fd = self.fd.as_fd();
         let wanted = |id| match stranger {
             Some(stranger) => lock(&self.books).knows(id) || !stranger.wait(id),
             None => true,
         };
         match next(fd, usize::MAX, true, wanted) {
-            Ok(Taken::Answer(completion)) => lock(&self.books).aside(completion),
-            Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(fd, epoch),
-            Ok(Taken::Left) => {
-                // It keeps the descriptor readable: poll would not wait.
-                std::thread::sleep(Duration::from_micros(200));
-                Ok(())
-            }
-            Ok(Taken::Bell) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Again => Ok(()),
-            Err(error) => Err(error),
+            Ok(Taken::Answer(completion)) => lock(&self.books).aside(completion)?,
+            Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(fd, epoch)?,
+            // It keeps the descriptor readable: poll would not wait.
+            Ok(Taken::Left) => std::thread::sleep(Duration::from_micros(200)),
+            Ok(Taken::Bell) => {}
+            Err(error) if error.kind() == ErrorKind::Again => return Ok(false),
+            Err(error) => return Err(error),
         }
+        Ok(true)
     }
 
     /// The next answer, in the order of the requests. EAGAIN when `nonblock` or O_NONBLOCK is set and none
@@ -894,13 +905,64 @@ impl Client {
         Ok(())
     }
 
-    /// Does what is not done yet by records on the socket, a few at a time.
+    /// Does what is not done yet by records on the socket, as many at a time as there is room for.
     fn by_socket(&self, items: &mut [Item<'_>], interrupted: Interrupted<'_>) -> Result<()> {
-        for item in items.iter_mut().filter(|item| item.done.is_none()) {
-            let completion = self.ask(&item.request, None, interrupted)?;
-            item.take(completion);
+        let mut begun = VecDeque::new();
+        let done = self.pipelined(items, &mut begun, interrupted);
+        // Nobody waits for these any more.
+        for (_, call) in begun {
+            self.end(call, false);
         }
-        Ok(())
+        done
+    }
+
+    fn pipelined(
+        &self,
+        items: &mut [Item<'_>],
+        begun: &mut VecDeque<(usize, Call)>,
+        interrupted: Interrupted<'_>,
+    ) -> Result<()> {
+        let (mut next, mut bytes) = (0, 0);
+        loop {
+            while next < items.len() && begun.len() < PIPELINED && bytes < PIPELINED_BYTES {
+                if items[next].done.is_none() {
+                    let mut call = self.begin(true);
+                    let sent = self.dispatch(call.id, &items[next].request);
+                    call.sent = sent.is_ok();
+                    let full = match sent {
+                        Err(error) if error.kind() == ErrorKind::Again && !begun.is_empty() => {
+                            self.end(call, false);
+                            break;
+                        }
+                        // Waited for below.
+                        Err(error) if error.kind() == ErrorKind::Again => true,
+                        Err(error) => {
+                            self.end(call, false);
+                            return Err(error);
+                        }
+                        Ok(()) => false,
+                    };
+                    begun.push_back((next, call));
+                    bytes += items[next].request.data.len();
+                    next += 1;
+                    if full {
+                        break;
+                    }
+                } else {
+                    next += 1;
+                }
+            }
+            let Some((item, call)) = begun.front_mut() else {
+                return Ok(());
+            };
+            let item = *item;
+            let completion = self.wait(call, &items[item].request, None, interrupted)?;
+            if let Some((_, call)) = begun.pop_front() {
+                self.end(call, true);
+            }
+            bytes -= items[item].request.data.len();
+            items[item].take(completion);
+        }
     }
 
     /// Memory in the ring, `length` bytes of zeroes: what is computed from there, or to there, is not copied
@@ -948,62 +1010,88 @@ impl Client {
         until: Option<Instant>,
         interrupted: Interrupted<'_>,
     ) -> Result<Completion> {
-        let id = {
-            let mut books = lock(&self.books);
-            let id = books.next();
-            books.calls.insert(id, None);
-            id
-        };
-        let mut sent = false;
-        let mut stranger = Stranger::default();
-        let answer = loop {
+        let mut call = self.begin(false);
+        let answer = self.wait(&mut call, request, until, interrupted);
+        self.end(call, answer.is_ok());
+        answer
+    }
+
+    fn begin(&self, many: bool) -> Call {
+        let mut books = lock(&self.books);
+        let id = books.next();
+        books.calls.insert(id, None);
+        Call {
+            id,
+            sent: false,
+            many,
+            stranger: Stranger::default(),
+        }
+    }
+
+    /// Forgets a call. If it is not answered, its answer is dropped when it comes.
+    fn end(&self, call: Call, answered: bool) {
+        let mut books = lock(&self.books);
+        let taken = books.calls.remove(&call.id).flatten();
+        if !answered && call.sent && taken.is_none() {
+            books.abandoned.insert(call.id);
+        }
+    }
+
+    /// Waits for the answer of a call, which is sent if it was not.
+    fn wait(
+        &self,
+        call: &mut Call,
+        request: &Request<'_>,
+        until: Option<Instant>,
+        interrupted: Interrupted<'_>,
+    ) -> Result<Completion> {
+        loop {
             let step = {
                 // One caller at a time.
                 let _taking = lock(&self.taking);
-                self.step(id, request, &mut sent, until, &mut stranger)
+                self.step(call, request, until)
             };
             match step {
-                Ok(Some(completion)) => break Ok(completion),
+                Ok(Some(completion)) => return Ok(completion),
                 Ok(None) => {}
-                Err(error) if error.errno() == libc::EINTR => {
-                    if let Err(error) = interrupted() {
-                        break Err(error);
-                    }
-                }
-                Err(error) => break Err(error),
+                Err(error) if error.errno() == libc::EINTR => interrupted()?,
+                Err(error) => return Err(error),
             }
-        };
-        let mut books = lock(&self.books);
-        let taken = books.calls.remove(&id).flatten();
-        if answer.is_err() && sent && taken.is_none() {
-            books.abandoned.insert(id);
         }
-        answer
     }
 
     /// Sends the request of a call, or waits for its answer, until something has happened.
     fn step(
         &self,
-        id: u64,
+        call: &mut Call,
         request: &Request<'_>,
-        sent: &mut bool,
         until: Option<Instant>,
-        stranger: &mut Stranger,
     ) -> Result<Option<Completion>> {
         let fd = self.fd.as_fd();
         loop {
-            if !*sent {
-                match self.dispatch(id, request) {
-                    Ok(()) => *sent = true,
+            if !call.sent {
+                match self.dispatch(call.id, request) {
+                    Ok(()) => call.sent = true,
                     Err(error) if error.kind() == ErrorKind::Again => {}
                     Err(error) => return Err(error),
                 }
             }
             let repeating = {
                 let mut books = lock(&self.books);
-                !books.repeat(fd)? && books.repeating()
+                let repeating = !books.repeat(fd)? && books.repeating();
+                let answer = books.calls.get_mut(&call.id).map(Option::take);
+                if let Some(Some(completion)) = answer {
+                    return Ok(Some(completion));
+                }
+                repeating
             };
-            let events = if *sent && !repeating {
+            if call.many && call.sent && !repeating {
+                // Probably it is there.
+                if self.take_aside(Some(&mut call.stranger))? {
+                    continue;
+                }
+            }
+            let events = if call.sent && !repeating {
                 libc::POLLIN
             } else {
                 libc::POLLIN | libc::POLLOUT
@@ -1012,15 +1100,12 @@ impl Client {
                 let left = until.saturating_duration_since(Instant::now());
                 left.as_millis().min(60_000) as i32
             });
-            if let Some(Some(completion)) = lock(&self.books).calls.get_mut(&id).map(Option::take) {
-                return Ok(Some(completion));
-            }
             let polled = socket::poll(fd, events, patience).map_err(|e| system(&e, "poll"))?;
             if polled == 0 {
                 return Err(Error::system(libc::ETIMEDOUT, "waiting for an answer"));
             }
-            if polled & libc::POLLOUT == 0 || (*sent && polled & libc::POLLIN != 0) {
-                self.take_aside(Some(stranger))?;
+            if polled & libc::POLLOUT == 0 || (call.sent && polled & libc::POLLIN != 0) {
+                self.take_aside(Some(&mut call.stranger))?;
             }
         }
     }

@@ -159,6 +159,11 @@ impl Submission {
         u64::from(self.iv) + u64::from(self.aad) + u64::from(self.params)
     }
 
+    /// Bytes of all sections of one that was checked.
+    pub fn bytes(&self) -> usize {
+        (self.head() + u64::from(self.data)) as usize
+    }
+
     /// Whether all of it lies in the arena of a ring of `size` bytes.
     pub fn check(&self, size: usize) -> Result<()> {
         let within = |at: u32, length: u64| {

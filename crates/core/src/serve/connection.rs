@@ -1,5 +1,6 @@
 //! One descriptor's serving end: takes requests, has them done in order, sends the answers.
 
+use super::ivs::{IV, Ivs};
 use super::ring::{Ring, Scratch, Turn, brings_key, secret};
 use super::work::Done;
 use super::{DESCRIPTORS, IN_FLIGHT, Keeper, Share, Shared, pool};
@@ -14,12 +15,15 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use zeroize::Zeroize;
 
 /// Bytes of requests that are taken ahead of the work.
 const AHEAD: usize = 256 << 10;
 /// Requests after which others have their turn.
 const TURN: usize = 64;
+/// How long others may wait unseen, a CANCEL among them, while there is work.
+const UNSEEN: Duration = Duration::from_micros(20);
 
 /// What one descriptor has of its own: the running hash, MAC or stream.
 pub struct State {
@@ -32,6 +36,8 @@ pub struct State {
     counted: bool,
     /// For INFO: the ring's bytes, and what was served on it.
     pub(super) ring: Option<(usize, u64)>,
+    /// For SEAL.
+    pub(super) ivs: Ivs,
 }
 
 impl State {
@@ -44,6 +50,7 @@ impl State {
             lost: false,
             counted: true,
             ring: None,
+            ivs: Ivs::default(),
         }
     }
 
@@ -54,10 +61,8 @@ impl State {
 
     /// Counts the bytes that a request takes as long as the answer lives; EDQUOT beyond the limit.
     pub(super) fn flight(&self, bytes: usize) -> Result<Option<Share>> {
-        let flight = self
-            .keeper()
-            .map_or(Ok(None), |keeper| keeper.flight(bytes));
-        flight.inspect_err(|_| self.session().count_refused())
+        self.keeper()
+            .map_or(Ok(None), |keeper| keeper.flight(bytes))
     }
 
     /// Whether `request` may be done now.
@@ -138,6 +143,8 @@ struct Waiting {
     refused: Option<Error>,
     /// How many a CANCEL has cancelled.
     cancelled: Option<u64>,
+    /// For SEAL, if it was drawn with others'.
+    iv: Option<[u8; IV]>,
 }
 
 impl Drop for Waiting {
@@ -187,6 +194,8 @@ pub struct Connection {
     ahead: usize,
     outbox: Option<Outgoing>,
     ring: Option<Box<Ring>>,
+    /// When all that was there had been taken.
+    taken: Option<Instant>,
     /// Nothing more will come.
     ended: bool,
     /// To be given up to another worker: as soon as nothing is under way (or, `true`, at once).
@@ -202,6 +211,7 @@ impl Connection {
             ahead: 0,
             outbox: None,
             ring: None,
+            taken: None,
             ended: false,
             leaving: None,
         }
@@ -265,8 +275,13 @@ impl Connection {
                     Next::Readable
                 };
             }
-            if !self.ended && self.take(buffer).is_err() {
-                return Next::Over;
+            let seen = |taken: Instant| taken.elapsed() < UNSEEN;
+            if !self.ended && (self.inbox.is_empty() || !self.taken.is_some_and(seen)) {
+                if self.take(buffer).is_err() {
+                    return Next::Over;
+                }
+                self.draw();
+                self.taken = (self.inbox.len() > 1).then(Instant::now);
             }
             let Some(waiting) = self.inbox.pop_front() else {
                 let Some(ring) = self.ring.as_mut().filter(|_| !self.ended) else {
@@ -349,6 +364,25 @@ impl Connection {
         Ok(())
     }
 
+    /// Draws the IVs of small messages that wait, at once, now that their bytes are fixed (see `Ivs`).
+    fn draw(&mut self) {
+        let fresh = |waiting: &&mut Waiting| {
+            waiting.iv.is_none()
+                && waiting.refused.is_none()
+                && waiting.fds.is_empty()
+                && record::op(&waiting.packet) == Op::Seal as u16
+        };
+        let count = self.inbox.iter_mut().filter(fresh).count();
+        if count < 2 {
+            return;
+        }
+        let mut ivs = Ivs::default();
+        ivs.draw(count);
+        for waiting in self.inbox.iter_mut().filter(fresh) {
+            waiting.iv = ivs.drawn();
+        }
+    }
+
     /// Looks at a packet before its turn: what is wrong with it, and whom it cancels.
     fn accept(&mut self, packet: Vec<u8>, id: u64, length: usize, fds: Vec<Guarded>, lost: bool) {
         let mut waiting = Waiting {
@@ -357,6 +391,7 @@ impl Connection {
             fds,
             refused: None,
             cancelled: None,
+            iv: None,
         };
         if length > record::RECORD {
             waiting.refused = Some(Error::too_large(format!(
@@ -431,7 +466,8 @@ impl Connection {
             return Ok(Done::Record(result));
         }
         let bytes = waiting.packet.len().max(request.attached);
-        let _flight = self.state.flight(bytes)?;
+        let flight = self.state.flight(bytes);
+        let _flight = flight.inspect_err(|_| self.state.session().count_refused())?;
         self.state.allow(&request)?;
         if self.state.keeper().is_some() && request.op == Op::Ring {
             return self.make_ring(&request);
@@ -447,7 +483,11 @@ impl Connection {
             }
             data = tail;
         }
+        if let Some(iv) = waiting.iv {
+            self.state.ivs.give(iv);
+        }
         let done = arena::bounded(|| self.state.work(&request, aad, data));
+        self.state.ivs.forget();
         if brings_key(request.op as u16) {
             attached.zeroize();
         }

@@ -1,6 +1,7 @@
 //! Serving a session on a descriptor of its own.
 
 mod connection;
+mod ivs;
 mod pair;
 mod pool;
 mod ring;

@@ -10,6 +10,7 @@ use crate::sys::buffer::Output;
 use crate::sys::descriptor::{self, Guarded};
 use crate::sys::shared::{self, Shared};
 use crate::sys::{arena, memfd};
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ const EARLY: Duration = Duration::from_micros(400);
 /// Requests, and time, after which the socket and others have their turn.
 const TURN: u32 = 4096;
 const TURN_TIME: Duration = Duration::from_millis(2);
+/// Requests that are copied to private memory at once, and the bytes that all of them but one may take.
+const BATCH: u32 = 32;
+const BATCH_BYTES: usize = 64 << 10;
 
 /// Threads that spin just now, of all connections: so many that one core is always left.
 static SPINNERS: AtomicUsize = AtomicUsize::new(0);
@@ -92,6 +96,8 @@ pub struct Ring {
     /// The client was rung for: it is about to ask for more.
     rang: bool,
     served: u64,
+    /// What was copied to private memory and is not answered yet; empty between turns.
+    batch: Vec<Taken>,
     /// Gives the memory back to the policy's limit.
     _share: Share,
 }
@@ -121,6 +127,7 @@ impl Ring {
             slept: None,
             rang: false,
             served: 0,
+            batch: Vec::new(),
             _share: share,
         };
         made.shared
@@ -167,10 +174,10 @@ impl Ring {
                 return self.sleep();
             }
             while waiting > 0 {
-                let ring_it = self.one(state, scratch)?;
-                done += 1;
-                waiting -= 1;
-                if ring_it {
+                let (served, rings) = self.some(waiting, state, scratch)?;
+                done += served;
+                waiting -= served;
+                if rings {
                     self.rang = true;
                     return Ok(Turn::Ring);
                 }
@@ -238,19 +245,121 @@ impl Ring {
         Ok(came)
     }
 
-    /// Serves one request. True: the client is to be rung for.
-    fn one(
+    /// Serves the next request, and small ones that wait behind it. How many, and whether the client is to be
+    /// rung for.
+    fn some(
         &mut self,
+        waiting: u32,
         state: &mut State,
         scratch: &mut Scratch,
+    ) -> std::result::Result<(u32, bool), Broken> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let private = self.gather(&mut batch, waiting, state, scratch);
+        let mut served = 0;
+        let mut rings = false;
+        for taken in batch.drain(..) {
+            rings = self.answer(taken, private, state)?;
+            served += 1;
+            if rings {
+                // What was taken behind it is taken again.
+                break;
+            }
+        }
+        state.ivs.forget();
+        self.batch = batch;
+        Ok((served, rings))
+    }
+
+    /// Copies requests to private memory, which is returned with room for a result behind them. All IVs that
+    /// they need are drawn at once, and after their bytes are fixed: a machine that goes on twice from a
+    /// snapshot seals the same bytes with the same IV, and never others.
+    fn gather<'a>(
+        &self,
+        batch: &mut Vec<Taken>,
+        waiting: u32,
+        state: &mut State,
+        scratch: &'a mut Scratch,
+    ) -> &'a mut [u8] {
+        let shared = &self.shared;
+        let (mut held, mut most, mut seals) = (0, 0, 0);
+        for number in 0..waiting.min(BATCH) {
+            let place = ring::submission_at(self.taken.wrapping_add(number));
+            let (submission, known) = Submission::decode(shared.watched(|| shared.load(place)));
+            let checked = known.and_then(|()| submission.check(shared.len()));
+            let room = submission.room as usize;
+            // A key is alone: it is wiped where it was.
+            if number > 0 && brings_key(submission.op) {
+                break;
+            }
+            let bytes = if checked.is_ok() {
+                submission.bytes()
+            } else {
+                0
+            };
+            if number > 0 && held + bytes + most.max(room) > BATCH_BYTES {
+                break;
+            }
+            let flight = match checked {
+                Ok(()) => state.flight(bytes.max(room)),
+                Err(error) => Err(error),
+            };
+            if number > 0 && flight.is_err() {
+                // It may be done once those before it are.
+                break;
+            }
+            let at = held;
+            if flight.is_ok() {
+                most = most.max(room);
+                held += bytes;
+                seals += usize::from(submission.op == Op::Seal as u16);
+            }
+            batch.push(Taken {
+                submission,
+                at,
+                flight,
+            });
+        }
+        let private = match scratch.of(held + most) {
+            Ok(private) => private,
+            Err(error) => {
+                // One that is large is alone.
+                batch.truncate(1);
+                for taken in &mut *batch {
+                    taken.flight = Err(Error::system(libc::ENOMEM, error.message()));
+                }
+                return &mut [];
+            }
+        };
+        shared.watched(|| {
+            for taken in batch.iter().filter(|taken| taken.flight.is_ok()) {
+                let (head, data) = taken.sections();
+                for (from, to) in [
+                    (taken.submission.head_at, head),
+                    (taken.submission.data_at, data),
+                ] {
+                    if !to.is_empty() {
+                        let input = shared.input(from as usize, to.len());
+                        input.copy_to(&mut private[to]);
+                    }
+                }
+            }
+        });
+        if seals > 1 {
+            state.ivs.draw(seals);
+        }
+        private
+    }
+
+    /// Does a request that was taken, and answers it. True: the client is to be rung for.
+    fn answer(
+        &mut self,
+        taken: Taken,
+        private: &mut [u8],
+        state: &mut State,
     ) -> std::result::Result<bool, Broken> {
         let shared = &self.shared;
-        let at = ring::submission_at(self.taken);
-        let (submission, known) = Submission::decode(shared.watched(|| shared.load(at)));
-        let done = known
-            .and_then(|()| submission.check(shared.len()))
-            .and_then(|()| work(shared, &submission, state, scratch));
-        let (status, length) = match done {
+        let submission = taken.submission;
+        let (status, length) = match work(shared, taken, private, state) {
             Ok(length) => (0, length),
             Err(error) => {
                 let sentence = record::message(&error);
@@ -286,34 +395,35 @@ impl Ring {
     }
 }
 
-/// Does a request whose places were checked; bytes of the result, which is in its place.
-fn work(
-    shared: &Shared,
-    submission: &Submission,
-    state: &mut State,
-    scratch: &mut Scratch,
-) -> Result<usize> {
-    let (head, data) = (submission.head() as usize, submission.data as usize);
-    let room = submission.room as usize;
-    let _flight = state.flight((head + data).max(room))?;
-    let private = scratch.of(head + data + room)?;
-    let (private_head, rest) = private.split_at_mut(head);
-    let (private_data, out) = rest.split_at_mut(data);
-    shared.watched(|| {
-        if head > 0 {
-            shared
-                .input(submission.head_at as usize, head)
-                .copy_to(private_head);
-        }
-        if data > 0 {
-            shared
-                .input(submission.data_at as usize, data)
-                .copy_to(private_data);
-        }
-    });
-    let (iv, rest) = private_head.split_at(submission.iv as usize);
+/// A request whose sections are in private memory, or why they are not.
+struct Taken {
+    submission: Submission,
+    /// Where they begin there.
+    at: usize,
+    flight: Result<Option<Share>>,
+}
+
+impl Taken {
+    /// Where iv, aad and params are in private memory, and where the data is.
+    fn sections(&self) -> (Range<usize>, Range<usize>) {
+        let middle = self.at + self.submission.head() as usize;
+        (self.at..middle, middle..self.at + self.submission.bytes())
+    }
+}
+
+/// Does a request; bytes of the result, which is in its place. What is behind the requests in `private` is room
+/// for it.
+fn work(shared: &Shared, taken: Taken, private: &mut [u8], state: &mut State) -> Result<usize> {
+    let (head, data) = taken.sections();
+    let submission = taken.submission;
+    let _flight = taken
+        .flight
+        .inspect_err(|_| state.session().count_refused())?;
+    let room = private.len() - submission.room as usize;
+    let (private, out) = private.split_at_mut(room);
+    let (iv, rest) = private[head].split_at(submission.iv as usize);
     let (aad, params) = rest.split_at(submission.aad as usize);
-    let sections = [iv, aad, params, &*private_data];
+    let sections = [iv, aad, params, &private[data.clone()]];
     let done = Incoming::on_ring(submission.op, submission.id, submission.flags, sections)
         .and_then(|request| {
             state.allow(&request)?;
@@ -321,7 +431,7 @@ fn work(
             Ok((request.op, given))
         });
     if brings_key(submission.op) {
-        Output::from(&mut *private_data).wipe();
+        Output::from(&mut private[data]).wipe();
     }
     let (op, given) = done?;
     if given > 0 {

@@ -1,10 +1,10 @@
 //! One request of a record, done by the session.
 
 use super::connection::State;
+use super::ivs::IV as SEAL_IV;
 use super::pair;
 use super::{ITERATIONS, MEMORY, limits};
 use crate::engine::Direction;
-use crate::engines::software::random;
 use crate::error::{Error, Result};
 use crate::record::{self, Incoming, Op};
 use crate::secret;
@@ -307,12 +307,11 @@ impl State {
         1 + SEAL_IV + length + self.session().tag_size()
     }
 
-    /// The key's version, an IV of our own, the ciphertext and the tag, into `seal_room` bytes. 96 random
-    /// bits: at most 2^32 messages a key (SP 800-38D, 8.3).
-    fn seal_into(&self, aad: &[u8], data: &[u8], out: &mut [u8]) -> Result<()> {
+    /// The key's version, an IV of our own, the ciphertext and the tag, into `seal_room` bytes.
+    fn seal_into(&mut self, aad: &[u8], data: &[u8], out: &mut [u8]) -> Result<()> {
         let (head, out) = out.split_at_mut(1 + SEAL_IV);
         head[0] = self.keeper().map_or(1, |keeper| keeper.version());
-        random(&mut head[1..])?;
+        head[1..].copy_from_slice(&self.ivs.next()?);
         self.session().seal(
             &head[1..],
             Input::from(aad),
@@ -321,7 +320,7 @@ impl State {
         )
     }
 
-    fn seal(&self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    fn seal(&mut self, aad: &[u8], data: &[u8]) -> Result<Vec<u8>> {
         sealable(self.session())?;
         let mut result = room(self.seal_room(data.len()))?;
         self.seal_into(aad, data, &mut result[record::HEADER..])?;
@@ -443,9 +442,6 @@ impl State {
         Ok(result)
     }
 }
-
-/// Bytes of the IV that SEAL makes.
-const SEAL_IV: usize = 12;
 
 fn sealable(session: &Session) -> Result<()> {
     let algorithm = session.algorithm();

@@ -6,7 +6,7 @@ use super::upstream::{Upstream, lock};
 use cryptofd_core::error::{Error, Kind, Result};
 use serde_json::json;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,6 @@ const BLOCK: u64 = 1024;
 
 #[derive(Default)]
 struct State {
-    /// Whether the uses are counted by the broker.
-    limited: bool,
     left: u64,
     block: u64,
     /// Since when the broker is asked.
@@ -32,6 +30,8 @@ struct State {
 /// What is left of one key here, whatever session uses it.
 pub struct Lease {
     key: String,
+    /// Whether the uses are counted by the broker.
+    limited: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
     seals: AtomicU64,
@@ -40,11 +40,11 @@ pub struct Lease {
 impl Lease {
     /// Takes one use. EDQUOT: the limit is reached. EAGAIN: the broker does not answer.
     pub fn take(&self, leases: &Leases) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
-        let mut state = lock(&self.state);
-        if !state.limited {
+        if !self.limited.load(Ordering::Acquire) {
             return Ok(());
         }
+        let until = Instant::now() + PATIENCE;
+        let mut state = lock(&self.state);
         state.spent = false;
         loop {
             if state.left > 0 {
@@ -118,6 +118,7 @@ impl Leases {
         let lease = keys.entry(id.to_owned()).or_insert_with(|| {
             Arc::new(Lease {
                 key: id.to_owned(),
+                limited: AtomicBool::new(false),
                 state: Mutex::default(),
                 changed: Condvar::new(),
                 seals: AtomicU64::new(0),
@@ -125,7 +126,7 @@ impl Leases {
         });
         if let Some(given) = given {
             let mut state = lock(&lease.state);
-            state.limited = true;
+            lease.limited.store(true, Ordering::Release);
             state.left = state.left.saturating_add(given);
             state.block = state.block.max(given);
         }
