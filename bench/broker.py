@@ -20,8 +20,8 @@ from bench.pkcs11 import Module
 KEY = "cryptofd:bench"
 #: Targets. Seconds of a seal of 4 KiB; times as fast as the tokens.
 SEAL, P11_KIT, TOKEN = 10e-6, 20.0, 1.0
-#: Operations a second in batches of 32 messages of 64 bytes.
-BATCH = 1e6
+#: Operations a second in batches of 32 messages of 64 bytes, with a ring and without.
+BATCH = {True: 1e6, False: 250e3}
 #: Share of in-process throughput: bytes in and out, and buffers that live in the ring.
 SHARES = {64 << 10: (0.40, 0.55), 1 << 20: (0.35, 0.50)}
 #: What a seal adds: version, IV, tag.
@@ -49,7 +49,7 @@ def broker(effort: Effort) -> list[Figure]:
         keys.generate("bench", "gcm(aes)", bits=256, usage={"encrypt", "decrypt"})
         return [
             *sealing(effort, folder),
-            *batches(effort),
+            *batches(effort, folder),
             *throughput(effort),
             *sessions(effort),
         ]
@@ -93,27 +93,23 @@ def sealing(effort: Effort, folder: Path) -> list[Figure]:
     return figures
 
 
-def batches(effort: Effort) -> list[Figure]:
-    """64 bytes, 32 in flight."""
-    session = cryptofd.open("gcm(aes)", key=KEY)
-    data = os.urandom(64)
-    count = 32
-    many: Any = getattr(session, "seal_many", None)
-    call: Callable[[], object]
-    if many is not None:
-        items = [data] * count
-        call = lambda: many(items)  # noqa: E731
-    else:
-
-        def call() -> None:
-            for _ in range(count):
-                session.submit("seal", data)
-            for _ in range(count):
-                session.complete()
-
-    run = batch(call, effort.seconds)
-    rates = [count / run() for _ in range(effort.pairs)]
-    return [absolute("seals of 64 B, 32 in flight", rates, BATCH, "/s")]
+def batches(effort: Effort, folder: Path) -> list[Figure]:
+    """64 bytes, 32 in flight, with a ring and where the policy allows none."""
+    items = [os.urandom(64)] * 32
+    policy = folder / "policy.toml"
+    figures = []
+    for ring, target in BATCH.items():
+        policy.write_text("" if ring else "[[rule]]\nring = 0\n")
+        session = cryptofd.open("gcm(aes)", key=KEY)
+        session.seal_many(items)
+        if bool((session.info().ring or {}).get("bytes")) != ring:
+            raise SystemExit(f"bench: the ring is {session.info().ring}")
+        run = batch(lambda session=session: session.seal_many(items), effort.seconds)  # type: ignore[misc]
+        rates = [len(items) / run() for _ in range(effort.pairs)]
+        work = "seals of 64 B, 32 in flight" + ("" if ring else ", no ring")
+        figures.append(absolute(work, rates, target, "/s"))
+    policy.unlink()
+    return figures
 
 
 def throughput(effort: Effort) -> list[Figure]:
