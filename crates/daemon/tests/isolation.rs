@@ -3,11 +3,12 @@
 mod common;
 
 use common::*;
+use cryptofd_core::client::Client;
 use cryptofd_core::error::Error;
 use cryptofd_core::record::{Op, Request};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::socket;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
@@ -275,6 +276,131 @@ fn past_the_limit_sessions_are_refused_and_keys_stay_locked() {
     let made = generate(&mut worker, "rsa", &["sign"]);
     let client = daemon.open(recipe(&made)).unwrap();
     call(&client, Op::Sign, b"x").unwrap();
+    assert_eq!(daemon.status()["workers"][0]["pid"], json!(pid));
+}
+
+/// A session with rings as large as anybody asks for.
+fn with_ring(made: &Made) -> Value {
+    let mut wanted = recipe(made);
+    wanted["limits"] = json!({"ring": 1 << 30});
+    wanted
+}
+
+/// With not a byte left to lock, rings are made and served: what is on them is no key. Who needs more is told.
+#[test]
+fn rings_go_on_past_the_limit_of_locked_memory() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root becomes another and looks into its worker");
+    }
+    let mut daemon = Daemon::start_as(65534, 4 << 20);
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let mac = generate(&mut worker, "hmac(sha256)", &["sign"]);
+    let seal = generate(&mut worker, "gcm(aes)", &["decrypt", "encrypt"]);
+    let rsa = generate(&mut worker, "rsa", &["sign"]);
+    let early = daemon.open(with_ring(&mac)).unwrap();
+    let right = call(&early, Op::Digest, b"x").unwrap();
+    for _ in 0..40 {
+        assert_eq!(call(&early, Op::Digest, b"x").unwrap(), right);
+    }
+    assert!(early.ring().unwrap()["requests"].as_u64() > Some(0));
+    // Sessions that have done nothing yet, whose first request finds nothing left.
+    let late: Vec<Client> = (0..8)
+        .map(|_| daemon.open(with_ring(&seal)).unwrap())
+        .collect();
+    let mut open = Vec::new();
+    for made in [&rsa, &seal, &mac] {
+        let error = loop {
+            match daemon.open(with_ring(made)) {
+                Ok(client) => open.push(client),
+                Err(error) => break error,
+            }
+            assert!(open.len() < 20_000, "there is no limit");
+        };
+        assert_eq!(error.errno(), libc::ENOMEM, "{error}");
+        assert!(error.message().contains("RLIMIT_MEMLOCK"), "{error}");
+    }
+    for _ in 0..40 {
+        assert_eq!(call(&early, Op::Digest, b"x").unwrap(), right);
+    }
+    for client in &late {
+        for _ in 0..40 {
+            match call(client, Op::Seal, b"data") {
+                Ok(sealed) => assert_eq!(call(client, Op::Unseal, &sealed).unwrap(), b"data"),
+                Err(error) => {
+                    assert_eq!(error.errno(), libc::ENOMEM, "{error}");
+                    assert!(error.message().contains("RLIMIT_MEMLOCK"), "{error}");
+                }
+            }
+        }
+    }
+    for (size, flags) in writable(pid) {
+        // Rings are the client's memory too.
+        let keys = has(&flags, "dd") && !has(&flags, "sh");
+        assert!(!keys || has(&flags, "lo"), "{size}: {flags}");
+    }
+    assert_eq!(daemon.status()["workers"][0]["pid"], json!(pid));
+    // Those that close give others their room.
+    for client in open {
+        drop(client);
+        daemon.control.notice("ended");
+    }
+    for client in &late {
+        let sealed = call(client, Op::Seal, b"data").unwrap();
+        assert_eq!(call(client, Op::Unseal, &sealed).unwrap(), b"data");
+    }
+}
+
+/// A worker that gets no memory for a ring refuses the ring, and the work goes by the socket.
+#[test]
+fn without_memory_for_a_ring_the_work_goes_by_the_socket() {
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root sets a worker's limits");
+    }
+    let mut daemon = Daemon::start();
+    let (mut worker, pid) = daemon.worker(DOMAIN);
+    let mac = generate(&mut worker, "hmac(sha256)", &["sign"]);
+    let clients: Vec<Client> = (0..8)
+        .map(|_| daemon.open(with_ring(&mac)).unwrap())
+        .collect();
+    let (first, others) = clients.split_first().unwrap();
+    let right = call(first, Op::Digest, b"x").unwrap();
+    for client in &clients {
+        assert_eq!(call(client, Op::Digest, b"x").unwrap(), right);
+    }
+    for _ in 0..40 {
+        assert_eq!(call(first, Op::Digest, b"x").unwrap(), right);
+    }
+    assert!(first.ring().unwrap()["requests"].as_u64() > Some(0));
+    // Of address space there is as much as it has, and half a ring.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let size: u64 = size
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let most = (size << 10) + (512 << 10);
+    let done = std::process::Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--as={most}:")])
+        .status()
+        .unwrap();
+    assert!(done.success());
+    for client in others {
+        for _ in 0..40 {
+            assert_eq!(call(client, Op::Digest, b"x").unwrap(), right);
+        }
+        let why = client.ring().unwrap()["why"].to_string();
+        assert!(why.contains("a ring of 1048576 bytes"), "{why}");
+    }
+    let before = first.ring().unwrap()["requests"].as_u64();
+    for _ in 0..40 {
+        assert_eq!(call(first, Op::Digest, b"x").unwrap(), right);
+    }
+    assert!(first.ring().unwrap()["requests"].as_u64() > before);
     assert_eq!(daemon.status()["workers"][0]["pid"], json!(pid));
 }
 
