@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cryptofd.broker.store import Store, Stored, canonical
+from cryptofd.broker.store import AT_ONCE, SEALS, Store, Stored, canonical
 
 
 def key(label: str, version: int = 1, **more: Any) -> Stored:
@@ -91,6 +91,36 @@ def test_leases_are_spent_when_they_are_given(tmp_path: pathlib.Path) -> None:
     store.close()
     store = Store(tmp_path / "s")
     assert store.lease("a-1", 1) == 0
+    store.close()
+
+
+def test_what_is_sealed_is_counted_to_the_limit_and_written_down(tmp_path: pathlib.Path) -> None:
+    """Without a limit of uses a key has 2^32 random IVs; what a broker that dies had not written
+    down is no more than a block."""
+    store = Store(tmp_path / "s")
+
+    def spent(name: str) -> int:
+        one = store.get(name)
+        assert one is not None
+        return one.spent
+
+    store.add(key("a"))
+    store.add(key("b"))
+    assert store.lease("a-1", 64) == 64
+    assert spent("a-1") == 0
+    store.settle()
+    assert (spent("a-1"), spent("b-1")) == (64, 0)
+    assert [store.lease("a-1", AT_ONCE) for _ in range(3)] == [AT_ONCE] * 3
+    assert spent("a-1") == 64 + 3 * AT_ONCE
+    store.lease("a-1", 5)
+    store.lease("b-1", 7)
+    store.close()
+    store = Store(tmp_path / "s")
+    assert (spent("a-1"), spent("b-1")) == (69 + 3 * AT_ONCE, 7)
+    left = SEALS - 69 - 3 * AT_ONCE
+    assert [store.lease("a-1", n) for n in (left - 1, 64, 64)] == [left - 1, 1, 0]
+    store.delete(store.get("a-1") or key("a"))
+    store.settle()
     store.close()
 
 

@@ -53,8 +53,11 @@ def strange(attributes: Mapping[str, Any]) -> str | None:
                 right = _number(value, 1, 255)
             case "created":
                 right = _number(value)
-            case "expires" | "uses":
+            case "expires":
                 right = value is None or _number(value)
+            case "uses":
+                # No more than may be sealed.
+                right = value is None or _number(value, 0, 1 << 32)
             case "tag_size":
                 right = value is None or _number(value, 0, 64)
             case "exportable" | "wrappable" | "trusted":

@@ -12,6 +12,7 @@ import pathlib
 import select
 import signal
 import socket
+import sqlite3
 import stat
 import time
 from collections import Counter
@@ -177,6 +178,10 @@ class Server:
         await self._forget_keks()
         with contextlib.suppress(OSError):
             await self.sessions.end_expired(time.time())
+        try:
+            self.store.settle()
+        except (OSError, sqlite3.Error) as error:
+            _log.error("store: what was sealed is not counted: %s", error)
         before = self.policy.problem
         self.policy.refresh()
         if self.policy.problem not in (None, before):

@@ -527,7 +527,7 @@ class Sessions:
         """More uses for a worker: only of keys that its domain has a session on."""
         if not any(one.key == key and one.domain == domain for one in self.live.values()):
             raise refusal(errno.EPERM, "this domain has no session on that key")
-        return self.store.lease(key, min(max(uses, 0), 1 << 16))
+        return self.store.lease(key, max(uses, 0))
 
     async def end_on(self, key: str) -> None:
         """End all sessions on a version of a key."""

@@ -27,6 +27,12 @@ from cryptofd.errors import CryptoFDError
 
 #: What this version writes; an older store is brought up to it, a newer one refused.
 VERSION = 1
+#: Messages that a key may seal with IVs drawn at random (SP 800-38D, 8.3), so many of which are
+#: written down at once.
+SEALS = 1 << 32
+AT_ONCE = 1 << 20
+#: Uses that are leased at once, of keys that have a limit.
+BLOCK = 1 << 16
 #: Bytes of a backup that restore takes.
 _LARGEST_BACKUP = 256 << 20
 
@@ -62,7 +68,8 @@ class Stored:
     public: bytes | None = None
     #: Whether it is the newest version: older ones only decrypt, verify and unwrap.
     current: bool = True
-    #: Uses that were leased, of those that the attribute ``uses`` allows.
+    #: Uses that were leased, of those that the attribute ``uses`` allows; without one, messages
+    #: sealed.
     spent: int = 0
     #: The idempotency token that made it.
     token: str | None = None
@@ -152,6 +159,8 @@ class Store:
         self._by_name: dict[tuple[str, str], dict[int, str]] = {}
         self._tokens: dict[tuple[str, str], str] = {}
         self._count: dict[str, int] = {}
+        #: Messages sealed and not written down yet, by key.
+        self._sealed: dict[str, int] = {}
         #: Counts up with every change of what is kept.
         self.changes = 0
         self._connection = self._open()
@@ -161,6 +170,8 @@ class Store:
 
     def close(self) -> None:
         """Bring the log into the file and let it go."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            self.settle()
         self._connection.close()
 
     # Reading
@@ -243,17 +254,37 @@ class Store:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def lease(self, key: str, uses: int) -> int:
-        """Spend up to ``uses`` uses of a key, now; how many were left to spend."""
+        """Spend up to ``uses`` uses of a key, now; how many were left to spend. Without a limit of
+        uses these are messages sealed, which are written down a little later (``settle``)."""
         stored = self._by_id.get(key)
         if stored is None:
             raise refusal(errno.ENOKEY, "the key was deleted")
         limit = stored.attributes.get("uses")
         if limit is None:
-            return uses
-        granted = max(0, min(uses, int(limit) - stored.spent))
+            return self._count_seals(stored, uses)
+        granted = max(0, min(uses, BLOCK, int(limit) - stored.spent))
         if granted:
             self.change((stored, replace(stored, spent=stored.spent + granted)))
         return granted
+
+    def _count_seals(self, stored: Stored, seals: int) -> int:
+        counted = self._sealed.get(stored.id, 0)
+        granted = max(0, min(seals, SEALS - stored.spent - counted))
+        self._sealed[stored.id] = counted + granted
+        if counted + granted >= AT_ONCE:
+            self.settle(stored.id)
+        return granted
+
+    def settle(self, *keys: str) -> None:
+        """Write down how much was sealed with these keys, or with all."""
+        counted = {key: self._sealed.pop(key, 0) for key in keys or list(self._sealed)}
+        changes = [
+            (stored, replace(stored, spent=stored.spent + count))
+            for key, count in counted.items()
+            if count and (stored := self._by_id.get(key))
+        ]
+        if changes:
+            self.change(*changes)
 
     # Small facts
 

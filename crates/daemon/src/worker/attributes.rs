@@ -1,5 +1,6 @@
 //! A key's attributes: what is authenticated with its bytes, and which of them go together.
 
+use super::lease::SEALS;
 use crate::sys;
 use cryptofd_core::error::{Error, Kind as ErrorKind, Result};
 use cryptofd_core::table::{self, Algorithm, Kind};
@@ -242,6 +243,7 @@ fn check(name: &str, value: &Value) -> Result<()> {
         }
         "bits" | "created" | "version" if value.is_u64() => Ok(()),
         "bits" | "created" | "version" => wrong("a number"),
+        "uses" if value.as_u64().is_some_and(|uses| uses > SEALS) => wrong("at most 2^32"),
         "expires" | "uses" | "tag_size" if value.is_u64() || value.is_null() => Ok(()),
         "expires" | "uses" | "tag_size" => wrong("a number or null"),
         "exportable" | "wrappable" | "trusted" if value.is_boolean() => Ok(()),
@@ -290,6 +292,7 @@ fn check(name: &str, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::lease::SEALS;
     use super::*;
     use serde_json::json;
 

@@ -206,16 +206,11 @@ impl Grant {
         let Some(lease) = &self.lease else {
             return Ok(());
         };
-        let counted = if key.limited {
-            uses(op, self.algorithm)
-        } else {
-            op == Op::Seal
-        };
-        if counted {
+        if key.limited && uses(op, self.algorithm) {
             lease.take(&self.leases)?;
         }
         if op == Op::Seal {
-            lease.seal()?;
+            lease.seal(&self.leases)?;
         }
         Ok(())
     }

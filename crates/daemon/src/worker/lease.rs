@@ -13,7 +13,12 @@ use std::time::{Duration, Instant};
 /// How long a request waits for the broker.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Messages that a key may seal with IVs drawn at random (SP 800-38D, 8.3).
-const SEALS: u64 = 1 << 32;
+pub const SEALS: u64 = 1 << 32;
+/// Messages that are asked for at once, where the key has no limit but that of its IVs.
+const FEW: u64 = 64;
+const MANY: u64 = 1 << 20;
+/// Those that are sealed before the broker has counted them, while it is being replaced.
+const AHEAD: u64 = 1 << 22;
 /// Uses that are asked for where the first lease named no number.
 const BLOCK: u64 = 1024;
 
@@ -25,6 +30,8 @@ struct State {
     asked: Option<Instant>,
     /// The broker gave nothing.
     spent: bool,
+    /// Messages that the broker has counted.
+    granted: u64,
 }
 
 /// What is left of one key here, whatever session uses it.
@@ -34,7 +41,10 @@ pub struct Lease {
     limited: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Messages sealed here.
     seals: AtomicU64,
+    /// The one before which there is something to do.
+    mark: AtomicU64,
 }
 
 impl Lease {
@@ -77,17 +87,47 @@ impl Lease {
         }
     }
 
-    /// Counts one message that is sealed with a random IV.
-    pub fn seal(&self) -> Result<()> {
-        if self.seals.fetch_add(1, Ordering::Relaxed) < SEALS {
-            Ok(())
-        } else {
-            Err(Error::new(
+    /// Counts one message that is sealed with a random IV, of which a key may have 2^32 (SP 800-38D, 8.3);
+    /// where uses are counted, each of these is one. The broker counts on, in blocks, and gives nothing beyond.
+    pub fn seal(&self, leases: &Leases) -> Result<()> {
+        let number = self.seals.fetch_add(1, Ordering::Relaxed) + 1;
+        if number < self.mark.load(Ordering::Acquire) || self.limited.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut state = lock(&self.state);
+        if state.spent && number > state.granted {
+            return Err(Error::new(
                 Kind::System,
                 libc::EDQUOT,
                 "2^32 messages were sealed with this key, which is the limit: rotate it",
-            ))
+            ));
         }
+        if number > state.granted + AHEAD {
+            return Err(Error::new(
+                Kind::Again,
+                libc::EAGAIN,
+                "the broker does not count what is sealed with this key: try again",
+            ));
+        }
+        if !state.spent && state.asked.is_none_or(|at| at.elapsed() >= PATIENCE) {
+            state.block = number.clamp(FEW, MANY);
+            leases.ask(self, &mut state);
+        }
+        Ok(())
+    }
+
+    fn answered(&self, uses: u64) {
+        let mut state = lock(&self.state);
+        state.asked = None;
+        state.spent = uses == 0;
+        if self.limited.load(Ordering::Acquire) {
+            state.left = state.left.saturating_add(uses);
+        } else {
+            state.granted = state.granted.saturating_add(uses);
+            let mark = state.granted - uses / 4;
+            self.mark.store(mark, Ordering::Release);
+        }
+        self.changed.notify_all();
     }
 }
 
@@ -110,18 +150,25 @@ impl Leases {
         }
     }
 
-    /// What is left of the key `id`; `given` more uses if a lease comes along.
-    pub fn of(&self, id: &str, given: Option<u64>) -> Arc<Lease> {
+    /// What is left of the key `id`; `given` more uses if a lease comes along. A key that is not `stored` ends
+    /// with its session, and nobody else counts it.
+    pub fn of(&self, id: &str, stored: bool, given: Option<u64>) -> Arc<Lease> {
         let mut keys = lock(&self.keys);
         // Nobody else holds what no session uses.
         keys.retain(|_, lease| Arc::strong_count(lease) > 1 || lease.key == id);
         let lease = keys.entry(id.to_owned()).or_insert_with(|| {
+            let granted = if stored { 0 } else { SEALS };
             Arc::new(Lease {
                 key: id.to_owned(),
                 limited: AtomicBool::new(false),
-                state: Mutex::default(),
+                state: Mutex::new(State {
+                    granted,
+                    spent: !stored,
+                    ..State::default()
+                }),
                 changed: Condvar::new(),
                 seals: AtomicU64::new(0),
+                mark: AtomicU64::new(granted),
             })
         });
         if let Some(given) = given {
@@ -150,11 +197,7 @@ impl Leases {
         let Some(lease) = lock(&self.keys).get(&key).cloned() else {
             return;
         };
-        let mut state = lock(&lease.state);
-        state.asked = None;
-        state.left = state.left.saturating_add(uses);
-        state.spent = uses == 0;
-        lease.changed.notify_all();
+        lease.answered(uses);
     }
 
     /// Another broker is there: what the one before was asked is asked again.

@@ -195,7 +195,8 @@ impl Sessions {
                 None => None,
             };
             let id = attributes.text("id").unwrap_or_default();
-            lease = Some(self.leases.of(id, given));
+            let stored = attributes.text("class") == Some("stored");
+            lease = Some(self.leases.of(id, stored, given));
             key = Some(Facts::from(attributes));
         } else if algorithm.takes_key() && algorithm.key.min > 0 {
             return Err(Error::invalid(format!("{} needs a key", algorithm.name)));
