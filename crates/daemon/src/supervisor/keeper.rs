@@ -24,8 +24,8 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::system(error.raw_os_error().unwrap_or(libc::EIO), what)
 }
 
-/// Milliseconds that a keeper has.
-const PATIENCE: i32 = 5000;
+/// Milliseconds that a keeper has: nothing can go on without it, and a host that starts may be busy.
+const PATIENCE: i32 = 60_000;
 
 /// The key-encryption key, as the supervisor has it.
 pub enum Kek {
