@@ -91,6 +91,7 @@ FUZZ_SECONDS ?= 300
 FUZZ_TARGETS := $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
 soak: $(STAMP)/lab
+	CARGO_TARGET_DIR=$(CURDIR)/target/model cargo test --release --manifest-path tests/model/Cargo.toml
 	$(BIN)/python -m pytest -m soak --timeout 3600
 	if ! rustup --version >/dev/null 2>&1; then
 	  echo "fuzz: skipped, this compiler is not rustup's and has no sanitizers"

@@ -1,7 +1,10 @@
 //! The ring: shared memory on which requests and answers of one descriptor travel without system calls
 //! (interface/record.toml, docs/wire.md). What both sides agree on; nothing read here is believed yet.
 
+mod count;
 pub mod room;
+
+pub use count::{Word, awake, may_sleep, must_ring};
 
 use crate::error::{Error, Result};
 use crate::sys::shared::{Shared, full_fence};
@@ -251,18 +254,6 @@ pub fn completion_at(number: u32) -> usize {
     COMPLETIONS + (number % ENTRIES) as usize * COMPLETION
 }
 
-/// How one side counts what it has done, and learns that the other sleeps.
-pub trait Word {
-    /// An acquiring load.
-    fn load(&self) -> u32;
-    /// A releasing store.
-    fn store(&self, value: u32);
-    /// Exchanges.
-    fn swap(&self, value: u32) -> u32;
-    /// Keeps what stands before it from passing what stands behind it.
-    fn fence();
-}
-
 impl Word for std::sync::atomic::AtomicU32 {
     fn load(&self) -> u32 {
         std::sync::atomic::AtomicU32::load(self, Ordering::Acquire)
@@ -279,25 +270,6 @@ impl Word for std::sync::atomic::AtomicU32 {
     fn fence() {
         full_fence();
     }
-}
-
-/// Whether the other side sleeps and is to be rung for, after something was counted: at most one side's
-/// caller is told so for every time that it went to sleep.
-pub fn must_ring<W: Word>(sleeps: &W) -> bool {
-    W::fence();
-    sleeps.load() == 1 && sleeps.swap(0) == 1
-}
-
-/// Goes to sleep unless `count` has moved from `seen`. True: sleep until the bell.
-pub fn may_sleep<W: Word>(sleeps: &W, count: &W, seen: u32) -> bool {
-    sleeps.store(1);
-    W::fence();
-    count.load() == seen
-}
-
-/// Sleeps no more. True: a bell has rung or is about to.
-pub fn awake<W: Word>(sleeps: &W) -> bool {
-    sleeps.swap(0) == 0
 }
 
 #[cfg(test)]
