@@ -196,6 +196,8 @@ pub struct Connection {
     ring: Option<Box<Ring>>,
     /// When all that was there had been taken.
     taken: Option<Instant>,
+    /// Requests to the worker before were passed over: whoever sent them may not know of this one.
+    passed_over: bool,
     /// Nothing more will come.
     ended: bool,
     /// To be given up to another worker: as soon as nothing is under way (or, `true`, at once).
@@ -212,19 +214,15 @@ impl Connection {
             outbox: None,
             ring: None,
             taken: None,
+            passed_over: false,
             ended: false,
             leaving: None,
         }
     }
 
     /// Says first which worker serves now. False: there is no room yet.
-    pub(super) fn announce(&mut self, epoch: u32) -> bool {
-        self.outbox = Some(Outgoing {
-            packet: Header::announcement(epoch).to_vec(),
-            fd: None,
-            op: 0,
-            id: 0,
-        });
+    pub(super) fn announce(&mut self) -> bool {
+        self.outbox = Some(self.notice(Header::announcement));
         self.flush().unwrap_or(true)
     }
 
@@ -283,6 +281,11 @@ impl Connection {
                 self.draw();
                 self.taken = (self.inbox.len() > 1).then(Instant::now);
             }
+            if std::mem::take(&mut self.passed_over) {
+                self.outbox = Some(self.notice(Header::announcement));
+                budget = budget.saturating_sub(1);
+                continue;
+            }
             let Some(waiting) = self.inbox.pop_front() else {
                 let Some(ring) = self.ring.as_mut().filter(|_| !self.ended) else {
                     return if self.ended {
@@ -292,7 +295,7 @@ impl Connection {
                     };
                 };
                 match ring.turn(&mut self.state, scratch) {
-                    Ok(Turn::Ring) => self.outbox = Some(self.bell()),
+                    Ok(Turn::Ring) => self.outbox = Some(self.notice(Header::bell)),
                     Ok(Turn::Asleep) if self.may_leave() => return Next::Over,
                     Ok(Turn::Asleep) => return Next::Readable,
                     Ok(Turn::More) => return Next::Soon,
@@ -313,7 +316,9 @@ impl Connection {
 
     /// Takes what is there, up to the limits.
     fn take(&mut self, buffer: &mut [u8]) -> std::result::Result<(), Gone> {
-        while self.inbox.len() < IN_FLIGHT && self.ahead < AHEAD {
+        let mut looked_at = 0;
+        while self.inbox.len() < IN_FLIGHT && self.ahead < AHEAD && looked_at < TURN {
+            looked_at += 1;
             if self.inbox.back().is_some_and(|w| !w.fds.is_empty()) {
                 return Ok(());
             }
@@ -348,6 +353,7 @@ impl Connection {
                 let epoch = record::epoch(packet);
                 if epoch != 0 && epoch != keeper.epoch() {
                     // Meant for the worker before; the client sends it again.
+                    self.passed_over = true;
                     continue;
                 }
                 if length == packet.len() && record::is_bell(packet) {
@@ -524,11 +530,11 @@ impl Connection {
         Ok(Done::Ring(memory, said.into_bytes()))
     }
 
-    /// Says that there is news on the ring.
-    fn bell(&self) -> Outgoing {
+    /// A record that answers nothing: a header with the epoch.
+    fn notice(&self, header: impl FnOnce(u32) -> [u8; record::HEADER]) -> Outgoing {
         let epoch = self.state.keeper().map_or(0, |keeper| keeper.epoch());
         Outgoing {
-            packet: Header::bell(epoch).to_vec(),
+            packet: header(epoch).to_vec(),
             fd: None,
             op: 0,
             id: 0,

@@ -59,10 +59,9 @@ pub fn serve(state: State) -> Result<OwnedFd> {
 /// Serves `state` on an end whose client's end is elsewhere already.
 pub fn serve_end(end: OwnedFd, state: State, announce: bool) -> Result<()> {
     let pool = Pool::current()?;
-    let epoch = state.keeper().map_or(0, |keeper| keeper.epoch());
     let end = descriptor::making(|| Guarded::new(end));
     let mut connection = Connection::new(end, state);
-    let said = !announce || connection.announce(epoch);
+    let said = !announce || connection.announce();
     pool.add(connection, said)
 }
 
