@@ -4,8 +4,10 @@
 //! calls that wait. Of a brokered session it keeps what is unanswered, and sends it again, in its order, when
 //! another worker takes over (docs/wire.md, Epochs).
 
+pub mod bare;
 mod lane;
 mod pace;
+mod unanswered;
 
 pub use lane::{Buffer, Item};
 
@@ -21,7 +23,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
-use zeroize::Zeroizing;
+use unanswered::Unanswered;
 
 /// How long `adopt` waits for a descriptor's first answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,43 +130,6 @@ fn framed<T>(
     put(&parts, Some(memory.as_fd()))
 }
 
-/// A request that was sent and is not answered: what another worker would get.
-struct Unanswered {
-    id: u64,
-    packet: Zeroizing<Vec<u8>>,
-    memory: Option<OwnedFd>,
-}
-
-impl Unanswered {
-    /// Sends `request` and returns what was sent. EAGAIN: nothing was.
-    fn sent(fd: BorrowedFd<'_>, id: u64, epoch: u32, request: &Request<'_>) -> Result<Unanswered> {
-        framed(fd, id, epoch, request, true, |parts, memory| {
-            // A copy first: nobody can change it between this sending and the next.
-            let length = parts.iter().map(Input::len).sum();
-            let mut packet = Zeroizing::new(vec![0; length]);
-            let mut rest = &mut packet[..];
-            for part in parts {
-                let (here, after) = rest.split_at_mut(part.len());
-                part.copy_to(here);
-                rest = after;
-            }
-            let copy = Unanswered {
-                id,
-                packet,
-                memory: memory.map(|fd| duplicate(fd.as_raw_fd())).transpose()?,
-            };
-            copy.send(fd)?;
-            Ok(copy)
-        })
-    }
-
-    fn send(&self, fd: BorrowedFd<'_>) -> Result<()> {
-        let memory = self.memory.as_ref().map(AsFd::as_fd);
-        socket::send(fd, &[Input::from(&self.packet[..])], memory, true)
-            .map_err(|e| system(&e, "submit"))
-    }
-}
-
 fn is(polled: std::io::Result<i16>, event: i16) -> Result<bool> {
     match polled {
         Ok(events) => Ok(events & (event | libc::POLLHUP | libc::POLLERR) != 0),
@@ -204,6 +169,8 @@ impl Completion {
 pub struct Waiting {
     /// The request's id.
     pub id: u64,
+    /// The request's op.
+    op: u16,
     /// Bytes of its result or sentence.
     pub length: usize,
     /// Whether it is a refusal.
@@ -243,6 +210,7 @@ fn peeked(head: &[u8; record::HEADER], length: usize) -> Result<Waiting> {
     }
     Ok(Waiting {
         id: number(8, 8),
+        op: number(4, 2) as u16,
         length: result as usize,
         refused: number(20, 4) != 0,
         packet: length,
@@ -413,14 +381,8 @@ struct Books {
     early: VecDeque<Completion>,
     /// How many of those nobody asked for here: a former holder, or a server that makes them up.
     foreign: usize,
-    /// Which worker serves a brokered session, 0 while that is not known; `None`: not a brokered one.
-    epoch: Option<u32>,
-    /// What was sent and not answered, in its order; nothing unless the session is brokered.
-    unanswered: VecDeque<Unanswered>,
-    /// How many of those, from the front, this worker has got.
-    repeated: usize,
-    /// Sent before the epoch was known, and sent again: those may be answered twice.
-    twice: HashSet<u64>,
+    /// What another worker would get.
+    unanswered: Unanswered,
 }
 
 /// Most answers to somebody else's requests that are kept.
@@ -483,18 +445,7 @@ const PIPELINED_BYTES: usize = 1 << 20;
 impl Books {
     /// Puts an answer where it belongs; returns it if that is `complete`.
     fn file(&mut self, completion: Completion) -> Option<Completion> {
-        if self.epoch.is_some() {
-            // Answers come in the order of the requests: nearly always the first.
-            let place = self.unanswered.iter().position(|u| u.id == completion.id);
-            match place {
-                Some(place) => {
-                    self.unanswered.remove(place);
-                    self.repeated -= usize::from(place < self.repeated);
-                }
-                None if self.twice.remove(&completion.id) => return None,
-                None => {}
-            }
-        }
+        let completion = self.unanswered.answered(completion)?;
         if let Some(place) = self.calls.get_mut(&completion.id) {
             *place = Some(completion);
             None
@@ -523,43 +474,12 @@ impl Books {
         self.calls.contains_key(&id)
             || self.outstanding.contains(&id)
             || self.abandoned.contains(&id)
-            || self.twice.contains(&id)
+            || self.unanswered.swallows(id)
     }
 
     fn next(&mut self) -> u64 {
         self.last = self.last.wrapping_add(1);
         self.last
-    }
-
-    /// Sends what the present worker has not got yet. False: there is no room for all of it now.
-    fn repeat(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
-        while let Some(request) = self.unanswered.get_mut(self.repeated) {
-            record::set_epoch(&mut request.packet, self.epoch.unwrap_or(0));
-            match request.send(fd) {
-                Ok(()) => self.repeated += 1,
-                Err(error) if error.kind() == ErrorKind::Again => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Whether there is something to be sent again.
-    fn repeating(&self) -> bool {
-        self.repeated < self.unanswered.len()
-    }
-
-    /// Another worker serves now.
-    fn renew(&mut self, fd: BorrowedFd<'_>, epoch: u32) -> Result<()> {
-        match self.epoch {
-            None => return Err(lying("an epoch, and the session is not a brokered one")),
-            Some(known) if known == epoch => return Ok(()),
-            Some(0) => self.twice.extend(self.unanswered.iter().map(|u| u.id)),
-            Some(_) => {}
-        }
-        self.epoch = Some(epoch);
-        self.repeated = 0;
-        self.repeat(fd).map(drop)
     }
 
     /// Completes an answer: the first that was taken aside, or this one.
@@ -618,7 +538,7 @@ impl Client {
         }
         let mut client = Client::new(fd);
         // Perhaps it is a brokered session, and its worker goes before it answers.
-        lock(&client.books).epoch = Some(0);
+        lock(&client.books).unanswered.is(Some(0));
         let until = Some(Instant::now() + PATIENCE);
         let info = client
             .ask(&Request::new(Op::Info), until, interrupted)
@@ -637,11 +557,11 @@ impl Client {
             let epoch = info["epoch"].as_u64().and_then(|e| u32::try_from(e).ok());
             let brokered = info["brokered"].as_bool() == Some(true);
             let mut books = lock(&client.books);
-            match (brokered, books.epoch) {
+            match (brokered, books.unanswered.epoch()) {
                 // Announced since.
                 (true, Some(known)) if known != 0 => {}
-                (true, _) => books.epoch = epoch,
-                (false, _) => books.epoch = None,
+                (true, _) => books.unanswered.is(epoch),
+                (false, _) => books.unanswered.is(None),
             }
         }
         Ok(client)
@@ -658,17 +578,11 @@ impl Client {
     fn dispatch(&self, id: u64, request: &Request<'_>) -> Result<()> {
         let fd = self.fd.as_fd();
         let mut books = lock(&self.books);
-        let Some(epoch) = books.epoch else {
+        if books.unanswered.epoch().is_none() {
             drop(books);
             return send(fd, id, request, true);
-        };
-        if !books.repeat(fd)? {
-            return Err(again("the requests before this one are sent again first"));
         }
-        let sent = Unanswered::sent(fd, id, epoch, request)?;
-        books.unanswered.push_back(sent);
-        books.repeated += 1;
-        Ok(())
+        books.unanswered.send(fd, id, request)
     }
 
     /// INFO's JSON as it was when the descriptor was adopted; empty after `new`. Not to be believed
@@ -737,7 +651,7 @@ impl Client {
         };
         match next(fd, usize::MAX, true, wanted) {
             Ok(Taken::Answer(completion)) => lock(&self.books).aside(completion)?,
-            Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(fd, epoch)?,
+            Ok(Taken::Epoch(epoch)) => lock(&self.books).unanswered.renew(fd, epoch)?,
             // It keeps the descriptor readable: poll would not wait.
             Ok(Taken::Left) => std::thread::sleep(Duration::from_micros(200)),
             Ok(Taken::Bell) => {}
@@ -751,39 +665,38 @@ impl Client {
     /// waits; otherwise it waits, even if nothing was submitted here: others may share the descriptor.
     pub fn complete(&self, nonblock: bool, interrupted: Interrupted<'_>) -> Result<Completion> {
         loop {
-            let done = {
-                let _taking = match self.taking.try_lock() {
-                    Ok(guard) => guard,
-                    Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
-                    Err(TryLockError::WouldBlock) if nonblock => {
-                        return Err(again(
-                            "another thread is waiting for this cryptofd's answers",
-                        ));
-                    }
-                    Err(TryLockError::WouldBlock) => lock(&self.taking),
-                };
-                let mut books = lock(&self.books);
-                if let Some(completion) = books.early.pop_front() {
-                    return Ok(books.completed(completion));
+            // Held until what was taken is filed: whoever takes an epoch repeats what is not.
+            let _taking = match self.taking.try_lock() {
+                Ok(guard) => guard,
+                Err(TryLockError::Poisoned(guard)) => guard.into_inner(),
+                Err(TryLockError::WouldBlock) if nonblock => {
+                    return Err(again(
+                        "another thread is waiting for this cryptofd's answers",
+                    ));
                 }
-                let fd = self.fd.as_fd();
-                if books.repeat(fd)? {
-                    drop(books);
-                    next(fd, usize::MAX, nonblock, |_| true)
-                } else {
-                    drop(books);
-                    // Whichever comes first: room to go on sending, or an answer.
-                    let wait = !nonblock && !socket::is_nonblocking(fd).unwrap_or(true);
-                    let events = libc::POLLIN | libc::POLLOUT;
-                    match socket::poll(fd, events, if wait { -1 } else { 0 }) {
-                        Ok(events) if wait && events & libc::POLLIN == 0 => continue,
-                        Ok(_) => next(fd, usize::MAX, true, |_| true),
-                        Err(error) => Err(system(&error, "poll")),
-                    }
+                Err(TryLockError::WouldBlock) => lock(&self.taking),
+            };
+            let mut books = lock(&self.books);
+            if let Some(completion) = books.early.pop_front() {
+                return Ok(books.completed(completion));
+            }
+            let fd = self.fd.as_fd();
+            let repeated = books.unanswered.repeat(fd)?;
+            drop(books);
+            let done = if repeated {
+                next(fd, usize::MAX, nonblock, |_| true)
+            } else {
+                // Whichever comes first: room to go on sending, or an answer.
+                let wait = !nonblock && !socket::is_nonblocking(fd).unwrap_or(true);
+                let events = libc::POLLIN | libc::POLLOUT;
+                match socket::poll(fd, events, if wait { -1 } else { 0 }) {
+                    Ok(events) if wait && events & libc::POLLIN == 0 => continue,
+                    Ok(_) => next(fd, usize::MAX, true, |_| true),
+                    Err(error) => Err(system(&error, "poll")),
                 }
             };
             match done {
-                Ok(Taken::Epoch(epoch)) => lock(&self.books).renew(self.fd.as_fd(), epoch)?,
+                Ok(Taken::Epoch(epoch)) => lock(&self.books).unanswered.renew(fd, epoch)?,
                 Ok(Taken::Left | Taken::Bell) => {}
                 Ok(Taken::Answer(completion)) => {
                     let mut books = lock(&self.books);
@@ -791,7 +704,10 @@ impl Client {
                         return Ok(books.completed(completion));
                     }
                 }
-                Err(error) if error.errno() == libc::EINTR => interrupted()?,
+                Err(error) if error.errno() == libc::EINTR => {
+                    drop(_taking);
+                    interrupted()?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -877,7 +793,8 @@ impl Client {
 
     /// The worker that serves this session, if it is a brokered one and that is known.
     fn served_by(&self) -> Option<u32> {
-        lock(&self.books).epoch.filter(|epoch| *epoch != 0)
+        let books = lock(&self.books);
+        books.unanswered.epoch().filter(|epoch| *epoch != 0)
     }
 
     /// Asks for a ring if `wants` says how large it is to be. One that is refused is done without.
@@ -1078,7 +995,7 @@ impl Client {
             }
             let repeating = {
                 let mut books = lock(&self.books);
-                let repeating = !books.repeat(fd)? && books.repeating();
+                let repeating = !books.unanswered.repeat(fd)?;
                 let answer = books.calls.get_mut(&call.id).map(Option::take);
                 if let Some(Some(completion)) = answer {
                     return Ok(Some(completion));
@@ -1123,8 +1040,9 @@ impl Client {
         let mut client = Client::new(fd);
         client.info.clone_from(&self.info);
         // Its worker is the one that serves this descriptor, or one before it that will be announced.
-        let epoch = lock(&self.books).epoch;
-        lock(&client.books).epoch = epoch.map(|_| completion.epoch);
+        let epoch = lock(&self.books).unanswered.epoch();
+        let fresh = Unanswered::of(epoch.map(|_| completion.epoch));
+        lock(&client.books).unanswered = fresh;
         Ok(client)
     }
 

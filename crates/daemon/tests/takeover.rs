@@ -379,3 +379,227 @@ fn how_long_a_request_takes() {
     }
     let _: OwnedFd = client.as_fd().try_clone_to_owned().unwrap();
 }
+
+/// Descriptors by their number alone, as C has them: a worker that has stopped takes nothing any more, and what
+/// was sent then is for the next.
+mod bare {
+    use super::*;
+    use cryptofd_core::client::{Completion, bare};
+    use cryptofd_core::error::Result;
+    use cryptofd_core::sys::socket;
+    use std::os::fd::BorrowedFd;
+
+    struct Stopped {
+        daemon: Daemon,
+        _worker: Channel,
+        pid: u32,
+        fd: OwnedFd,
+        near: std::sync::Arc<cryptofd_core::Session>,
+    }
+
+    const KEY: [u8; 32] = [7; 32];
+
+    fn begin() -> Stopped {
+        let mut daemon = Daemon::start();
+        let (mut worker, pid) = daemon.worker(DOMAIN);
+        let wanted = attributes("hmac(sha256)", &["sign"]);
+        let made = import(&mut worker, wanted, &KEY).unwrap();
+        let (_, fd) = daemon.open_fd(recipe(&made)).unwrap();
+        let near = cryptofd_core::Session::open(cryptofd_core::session::Request {
+            algorithm: "hmac(sha256)".into(),
+            key: cryptofd_core::engine::Key::Bytes(cryptofd_core::secret::Secret::new(&KEY)),
+            ..Default::default()
+        });
+        Stopped {
+            daemon,
+            _worker: worker,
+            pid,
+            fd,
+            near: near.unwrap(),
+        }
+    }
+
+    fn digest(fd: BorrowedFd<'_>, id: u64, data: &[u8]) -> Result<()> {
+        bare::submit(fd, id, &Request::with(Op::Digest, data))
+    }
+
+    /// Waits as a program that polls does.
+    fn polled(fd: BorrowedFd<'_>) -> Completion {
+        loop {
+            match bare::complete(fd, 32) {
+                Err(error) if error.errno() == libc::EAGAIN => {
+                    socket::poll(fd, libc::POLLIN, -1).unwrap();
+                }
+                done => return done.unwrap(),
+            }
+        }
+    }
+
+    impl Stopped {
+        fn right(&self, data: &[u8]) -> Vec<u8> {
+            let mut tag = vec![0; 32];
+            self.near.digest(data.into(), &mut tag).unwrap();
+            tag
+        }
+
+        /// One digest: the epoch is known from then on.
+        fn one(&self) {
+            digest(self.fd.as_fd(), 7, b"x").unwrap();
+            let done = bare::complete(self.fd.as_fd(), 32).unwrap();
+            assert_eq!((done.id, done.status), (7, 0));
+            assert_eq!(done.data, self.right(b"x"));
+        }
+
+        fn stop(&self) {
+            // SAFETY: a worker of this test's own supervisor.
+            assert_eq!(unsafe { libc::kill(self.pid as i32, libc::SIGSTOP) }, 0);
+            let state = || {
+                let path = format!("/proc/{}/task", self.pid);
+                std::fs::read_dir(path).unwrap().all(|task| {
+                    let stat = task.unwrap().path().join("stat");
+                    let stat = std::fs::read_to_string(stat).unwrap();
+                    stat.rsplit_once(')').unwrap().1.trim().starts_with('T')
+                })
+            };
+            while !state() {
+                std::thread::yield_now();
+            }
+        }
+
+        fn kill(&mut self) {
+            // SAFETY: as above; the supervisor may have found that it hangs, and ended it before.
+            unsafe { libc::kill(self.pid as i32, libc::SIGKILL) };
+            self.pid = next_worker(&mut self.daemon, self.pid);
+        }
+
+        /// Nothing waits, and nothing will come.
+        fn quiet(&self) {
+            socket::set_nonblocking(self.fd.as_fd(), true).unwrap();
+            digest(self.fd.as_fd(), 99, b"y").unwrap();
+            let done = polled(self.fd.as_fd());
+            assert_eq!((done.id, done.data), (99, self.right(b"y")));
+            assert_eq!(errno(bare::complete(self.fd.as_fd(), 32)), libc::EAGAIN);
+        }
+    }
+
+    /// What the worker before had not read, whether its epoch was known or not: all with the same id.
+    #[test]
+    fn what_nobody_had_read_is_answered_once() {
+        for known in [false, true] {
+            let mut all = begin();
+            let fd = all.fd.as_fd().try_clone_to_owned().unwrap();
+            if known {
+                all.one();
+            }
+            all.stop();
+            let some: Vec<Vec<u8>> = (0..40).map(|n| message(3, n * 3)).collect();
+            for data in &some {
+                digest(fd.as_fd(), 5, data).unwrap();
+            }
+            all.kill();
+            for data in &some {
+                let done = bare::complete(fd.as_fd(), 32).unwrap();
+                assert_eq!((done.id, done.status), (5, 0));
+                assert_eq!(done.data, all.right(data));
+            }
+            all.quiet();
+        }
+    }
+
+    /// The socket is full of what the fresh worker passes over, and the program waits for nothing but answers.
+    #[test]
+    fn a_full_socket_empties() {
+        for known in [false, true] {
+            let mut all = begin();
+            let fd = all.fd.as_fd().try_clone_to_owned().unwrap();
+            if known {
+                all.one();
+            }
+            socket::set_nonblocking(fd.as_fd(), true).unwrap();
+            all.stop();
+            let mut sent = 0;
+            loop {
+                match digest(fd.as_fd(), sent, &message(4, sent)) {
+                    Ok(()) => sent += 1,
+                    Err(error) => break assert_eq!(error.errno(), libc::EAGAIN),
+                }
+            }
+            all.kill();
+            for n in 0..sent {
+                let done = polled(fd.as_fd());
+                assert_eq!((done.id, done.status), (n, 0));
+                assert_eq!(done.data, all.right(&message(4, n)));
+            }
+            all.quiet();
+        }
+    }
+
+    /// Another holder of the descriptor, a child perhaps, took the record that tells of the fresh worker.
+    #[test]
+    fn an_epoch_that_somebody_else_took_is_told_again() {
+        let mut all = begin();
+        all.one();
+        all.kill();
+        let mut record = [0; 64];
+        let took = socket::receive(
+            all.fd.as_fd(),
+            &mut [&mut record],
+            socket::Take::Whole,
+            false,
+        );
+        assert_eq!((took.unwrap().length, record[3]), (64, 3));
+        all.one();
+        all.quiet();
+    }
+
+    /// More than is kept: those say so in their turn, and the others are answered.
+    #[test]
+    fn what_was_too_large_to_be_kept_is_stale() {
+        let mut all = begin();
+        let fd = all.fd.as_fd().try_clone_to_owned().unwrap();
+        all.one();
+        all.stop();
+        let large = vec![1; cryptofd_core::record::ATTACHED];
+        for id in 0..4 {
+            digest(fd.as_fd(), id, if id == 1 { b"x" } else { &large }).unwrap();
+        }
+        all.kill();
+        let statuses = [0, 0, libc::ESTALE, libc::ESTALE];
+        for (id, status) in statuses.into_iter().enumerate() {
+            let done = bare::complete(fd.as_fd(), 32).unwrap();
+            let op = Op::Digest as u16;
+            assert_eq!((done.id, done.op, done.status), (id as u64, op, status));
+        }
+        all.quiet();
+    }
+
+    /// A clone's descriptor comes once, and nothing stays open.
+    #[test]
+    fn a_clone_is_made_once() {
+        let mut all = begin();
+        let fd = all.fd.as_fd().try_clone_to_owned().unwrap();
+        all.stop();
+        bare::submit(fd.as_fd(), 1, &Request::new(Op::Clone)).unwrap();
+        digest(fd.as_fd(), 2, b"x").unwrap();
+        all.kill();
+        let done = bare::complete(fd.as_fd(), 0).unwrap();
+        assert_eq!((done.id, done.status), (1, 0));
+        let clone = done.fd.unwrap();
+        // Too small a buffer: the answer stays.
+        assert_eq!(errno(bare::complete(fd.as_fd(), 31)), libc::EMSGSIZE);
+        assert_eq!(bare::peek(fd.as_fd()).unwrap().id, 2);
+        assert_eq!(
+            bare::complete(fd.as_fd(), 32).unwrap().data,
+            all.right(b"x")
+        );
+        digest(clone.as_fd(), 3, b"z").unwrap();
+        assert_eq!(
+            bare::complete(clone.as_fd(), 32).unwrap().data,
+            all.right(b"z")
+        );
+        let info = bare::info(fd.as_fd(), 4).unwrap();
+        let info: Value = serde_json::from_slice(&info).unwrap();
+        assert_eq!(info["epoch"], json!(2));
+        all.quiet();
+    }
+}

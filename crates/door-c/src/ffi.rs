@@ -1,6 +1,6 @@
 //! The C ABI: checks what a caller gives, hands it to the core, and never lets a panic across.
 
-use cryptofd_core::client::{self, Completion};
+use cryptofd_core::client::{Completion, bare};
 use cryptofd_core::engine::{Direction, Hardware, Key, Parameters};
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::record::{self, Op, Params};
@@ -293,7 +293,7 @@ unsafe fn submit(fd: c_int, request: *const CRequest, size: usize) -> Result<c_i
             data: input(request.data, request.data_size)?,
             params,
         };
-        client::send(fd, request.id, &whole, false)?;
+        bare::submit(fd, request.id, &whole)?;
         Ok(0)
     }
 }
@@ -312,11 +312,11 @@ unsafe fn complete(fd: c_int, completion: *mut CCompletion, size: usize) -> Resu
         if answer.reserved != [0; 3] {
             return Err(os(libc::EINVAL));
         }
-        let done = match client::take(fd, answer.data_size, false) {
+        let done = match bare::complete(fd, answer.data_size) {
             Ok(done) => done,
             Err(error) => {
                 if error.errno() == libc::EMSGSIZE {
-                    if let Ok(waiting) = client::peek(fd, true) {
+                    if let Ok(waiting) = bare::peek(fd) {
                         (*completion).length = waiting.length;
                         (*completion).id = waiting.id;
                     }
@@ -357,21 +357,7 @@ unsafe fn info(fd: c_int, buffer: *mut c_char, size: usize) -> Result<c_int> {
         if buffer.is_null() && size != 0 {
             return Err(os(libc::EFAULT));
         }
-        let request = record::Request::new(Op::Info);
-        client::send(fd, INFO_ID, &request, false)?;
-        let waiting = loop {
-            match client::peek(fd, true) {
-                Err(error) if error.errno() == libc::EAGAIN => {
-                    // A signal cannot end this: the answer would be left over.
-                    let _ = socket::poll(fd, libc::POLLIN, -1);
-                }
-                other => break other?,
-            }
-        };
-        if waiting.id != INFO_ID {
-            return Err(os(libc::EBUSY));
-        }
-        let text = client::take(fd, usize::MAX, true)?.result()?;
+        let text = bare::info(fd, INFO_ID)?;
         let length = c_int::try_from(text.len()).map_err(|_| os(libc::EPROTO))?;
         if size > 0 {
             let copied = text.len().min(size - 1);

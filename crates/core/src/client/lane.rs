@@ -387,7 +387,7 @@ impl Lane {
         items: &mut [Item<'_>],
         flight: &mut Flight,
     ) -> Result<Stop> {
-        let epoch = super::lock(&client.books).epoch;
+        let epoch = super::lock(&client.books).unanswered.epoch();
         if !self.check(epoch) {
             return Ok(lost(items, flight));
         }
@@ -736,7 +736,8 @@ impl Ring {
                     return Ok(true);
                 }
                 Ok(Taken::Epoch(epoch)) => {
-                    super::lock(&client.books).renew(client.fd.as_fd(), epoch)?;
+                    let fd = client.fd.as_fd();
+                    super::lock(&client.books).unanswered.renew(fd, epoch)?;
                     if epoch != self.epoch {
                         return Ok(false);
                     }

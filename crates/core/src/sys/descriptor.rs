@@ -106,7 +106,7 @@ pub fn generation() -> u64 {
 }
 
 /// `(st_dev, st_ino)`; async-signal-safe.
-fn identity(fd: RawFd) -> Option<(u64, u64)> {
+pub(crate) fn identity(fd: RawFd) -> Option<(u64, u64)> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: `stat` has room for what fstat writes.
     if unsafe { libc::fstat(fd, stat.as_mut_ptr()) } != 0 {

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::sys::buffer::Input;
+use crate::sys::fork;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A fresh memfd, empty, close-on-exec.
@@ -117,4 +118,71 @@ pub fn read(fd: BorrowedFd<'_>, length: usize) -> Result<Vec<u8>> {
         unsafe { copy.set_len(done + got as usize) };
     }
     Ok(copy)
+}
+
+/// What is in a sealed memfd of ours, after its descriptor is closed. Gone in a forked child, and not in core
+/// dumps.
+pub struct Mapped {
+    base: *mut libc::c_void,
+    length: usize,
+    generation: u64,
+}
+
+// SAFETY: a pointer to a mapping of its own that nobody writes.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    /// Maps the first `length` bytes, which are there for good.
+    pub fn map(fd: BorrowedFd<'_>, length: usize) -> Result<Mapped> {
+        // SAFETY: a fresh mapping that nobody else refers to; the advice only takes away from it.
+        let base = unsafe {
+            let (kind, null) = (libc::MAP_PRIVATE, std::ptr::null_mut());
+            let base = libc::mmap(null, length, libc::PROT_READ, kind, fd.as_raw_fd(), 0);
+            if base == libc::MAP_FAILED {
+                return Err(Error::last_os("mapping a request's payload"));
+            }
+            if libc::madvise(base, length, libc::MADV_DONTFORK) != 0 {
+                let error = Error::last_os("mapping a request's payload");
+                libc::munmap(base, length);
+                return Err(error);
+            }
+            libc::madvise(base, length, libc::MADV_DONTDUMP);
+            base
+        };
+        Ok(Mapped {
+            base,
+            length,
+            generation: fork::generation(),
+        })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The bytes; none in a forked child.
+    pub fn input(&self) -> Input<'_> {
+        if self.generation != fork::generation() {
+            return Input::EMPTY;
+        }
+        // SAFETY: mapped here for so many bytes, which the file's seals keep there, and outliving the borrow.
+        unsafe { Input::from_raw(self.base.cast(), self.length) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            // SAFETY: mapped in map(), and nobody borrows it any more.
+            unsafe { libc::munmap(self.base, self.length) };
+        }
+    }
 }

@@ -19,27 +19,35 @@ struct Made<T> {
 }
 
 impl<T: Send + Sync> Default for PerProcess<T> {
-    /// Not made yet.
     fn default() -> Self {
-        PerProcess {
-            newest: AtomicPtr::new(null_mut()),
-        }
+        PerProcess::new()
     }
 }
 
 impl<T: Send + Sync> PerProcess<T> {
+    /// Not made yet.
+    pub const fn new() -> Self {
+        PerProcess {
+            newest: AtomicPtr::new(null_mut()),
+        }
+    }
+
     /// This process's value; made now if it is not there yet.
     pub fn get(&self, make: impl FnOnce() -> Result<T>) -> Result<&T> {
+        self.get_from(|_| make())
+    }
+
+    /// The same, made with a look at what the parent had.
+    pub fn get_from(&self, make: impl FnOnce(Option<&T>) -> Result<T>) -> Result<&T> {
         let generation = fork::generation();
         let newest = self.newest.load(Ordering::Acquire);
         // SAFETY: what was put there lives until `self` is dropped.
-        if let Some(made) = unsafe { newest.as_ref() } {
-            if made.generation == generation {
-                return Ok(&made.value);
-            }
+        let before = unsafe { newest.as_ref() };
+        if let Some(made) = before.filter(|made| made.generation == generation) {
+            return Ok(&made.value);
         }
         let mine = Box::into_raw(Box::new(Made {
-            value: make()?,
+            value: make(before.map(|made| &made.value))?,
             generation,
             before: newest,
         }));

@@ -264,6 +264,27 @@ pub(super) fn option(fd: BorrowedFd<'_>, name: libc::c_int) -> Option<libc::c_in
     (done == 0).then_some(value)
 }
 
+/// Who made the pair, or connected; 0 in another pid namespace. `None` where `fd` is no Unix socket.
+pub fn peer(fd: BorrowedFd<'_>) -> Option<u32> {
+    let mut who = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: a ucred and its size.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut who).cast(),
+            &raw mut size,
+        )
+    };
+    (done == 0).then_some(who.pid as u32)
+}
+
 /// Waits for `events`; returns what is there, 0 after `timeout` milliseconds (-1: never).
 pub fn poll(fd: BorrowedFd<'_>, events: i16, timeout: i32) -> io::Result<i16> {
     let mut one = libc::pollfd {
