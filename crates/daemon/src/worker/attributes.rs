@@ -292,7 +292,6 @@ fn check(name: &str, value: &Value) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::lease::SEALS;
     use super::*;
     use serde_json::json;
 
