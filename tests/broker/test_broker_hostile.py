@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import pathlib
 import random
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -265,6 +267,60 @@ def test_a_flood_of_descriptors(supervisor: Supervisor, broker: Client) -> None:
     sock.close()
     os.close(null)
     settled(supervisor, broker, before)
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A TCP socket of which close(2) takes an hour, for its other end does not read."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    return sock, peer
+
+
+@pytest.mark.parametrize("way", ["call", "half", "many", "nested", "unread", "worker", "worker's"])
+def test_one_whose_descriptors_take_an_hour_to_close(
+    supervisor: Supervisor, broker: Client, way: str
+) -> None:
+    """The last copy of it is the broker's, and others are served meanwhile."""
+    broker.generate("a")
+    sock, peer = lingering()
+    call = b'{"method":"org.cryptofd.Broker.Status"}\0'
+    hostile = raw(supervisor)
+    if way == "call":
+        socket.send_fds(hostile, [call], [sock.fileno()])
+    elif way == "half":
+        socket.send_fds(hostile, [b"{"], [sock.fileno()])
+    elif way == "many":
+        socket.send_fds(hostile, [call], [sock.fileno()] * 253)
+    elif way == "nested":
+        one, other = socket.socketpair()
+        socket.send_fds(one, [b"x"], [sock.fileno()])
+        socket.send_fds(hostile, [call], [other.fileno()])
+        one.close()
+        other.close()
+    elif way == "unread":
+        # The first is being served, or its answer waits, when the connection ends.
+        socket.send_fds(hostile, [call * 50], [sock.fileno()])
+    else:
+        # From the worker: more than a packet brings, and what is in its channel when that ends.
+        end = supervisor.workers[f"uid:{os.getuid()}"].end
+        for count in (1, 16, 253):
+            fds = [sock.fileno()] * count
+            supervisor.do(lambda f=fds: socket.send_fds(end, [b'{"event":"x"}'], f) and None)  # type: ignore[misc]
+    sock.close()
+    if way in ("half", "unread"):
+        served(broker)
+    hostile.close()
+    if way == "worker's":
+        supervisor.take_over(f"uid:{os.getuid()}")
+    for _ in range(3):
+        served(broker)
+    peer.close()
 
 
 def test_too_many_connections_of_one_uid(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cryptofd.broker import elsewhere
 from cryptofd.broker.refusal import refusal
 
 #: Bytes of a packet; a longer object travels in a sealed memfd, which is then the first descriptor.
@@ -35,7 +36,8 @@ _WAITING = 4096
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DECODER = json.JSONDecoder()
 # Numbers: Python's flags cost more than the calls they are for.
-_SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
+# Room for all that the kernel takes: what it must drop it closes, and we wait (elsewhere.py).
+_SPACE = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _CUT = int(socket.MSG_CTRUNC) | int(socket.MSG_TRUNC)
@@ -56,7 +58,7 @@ class Packet:
     def close(self) -> None:
         """Close the descriptors that nobody took."""
         while self.fds:
-            os.close(self.fds.pop())
+            elsewhere.close(self.fds.pop())
 
     def take(self, count: int) -> list[int]:
         """Exactly ``count`` descriptors, now the caller's; else EIO and all are closed."""
@@ -136,7 +138,7 @@ def decode(data: bytes, fds: list[int], most: int = ATTACHED) -> Packet:
             try:
                 value = _object(_sealed(memfd, most))
             finally:
-                os.close(memfd)
+                elsewhere.close(memfd)
         packet.fields = value
     except BaseException:
         packet.close()
@@ -180,13 +182,13 @@ def receive(sock: socket.socket, most: int = ATTACHED) -> Packet | None:
             numbers = array.array("i")
             numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
             fds.extend(numbers)
-    if flags & _CUT:
+    if flags & _CUT or len(fds) > DESCRIPTORS:
         for fd in fds:
-            os.close(fd)
+            elsewhere.close(fd)
         raise Garbage("a packet that was cut: too long, or more descriptors than are free")
     if not data:
         for fd in fds:
-            os.close(fd)
+            elsewhere.close(fd)
         return None
     return decode(data, fds, most)
 
@@ -203,6 +205,7 @@ class Channel:
         lost: Callable[[Channel], None] | None = None,
         attached: int = ATTACHED,
     ) -> None:
+        sock = elsewhere.ForeignSocket.of(sock)
         sock.setblocking(False)
         self.name = name
         self.closed = False
@@ -281,7 +284,7 @@ class Channel:
         self._sock.close()
         while self._queue:
             for fd in self._queue.popleft()[1]:
-                os.close(fd)
+                elsewhere.close(fd)
         pending, self._pending = self._pending, {}
         for then in pending.values():
             then(refusal(errno.ECONNRESET, f"{self.name} went"))
@@ -300,7 +303,7 @@ class Channel:
             self._check_room()
         except BaseException:
             for fd in fds:
-                os.close(fd)
+                elsewhere.close(fd)
             raise
         self._put(data, fds)
 
@@ -331,7 +334,7 @@ class Channel:
                 return
             self._queue.popleft()
             for fd in fds:
-                os.close(fd)
+                elsewhere.close(fd)
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._sock)

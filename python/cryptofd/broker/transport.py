@@ -29,6 +29,7 @@ from asyncvarlink import (
     VarlinkTransport,
 )
 
+from cryptofd.broker import elsewhere
 from cryptofd.broker.interface import error_reply
 from cryptofd.broker.refusal import refusal
 from cryptofd.broker.who import Nobody, Peer, identify
@@ -49,7 +50,8 @@ PAUSE = 0.1
 _ACCEPTS = 16
 
 # Numbers: Python's flags cost more than the calls they are for.
-_SPACE = socket.CMSG_SPACE(MESSAGE_FDS * array.array("i").itemsize)
+# Room for all that the kernel takes: what it must drop it closes, and we wait (elsewhere.py).
+_SPACE = socket.CMSG_SPACE(253 * array.array("i").itemsize)
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _PEEK = int(socket.MSG_PEEK)
 _CUT = int(socket.MSG_CTRUNC)
@@ -124,9 +126,9 @@ class FairTransport(VarlinkTransport):
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 fds.extend(numbers)
-        if flags & _CUT:
+        if flags & _CUT or len(fds) > MESSAGE_FDS:
             for fd in fds:
-                os.close(fd)
+                elsewhere.close(fd)
             raise OSError(errno.EMFILE, "more descriptors than a message takes, or than are free")
         return data, fds
 
@@ -136,7 +138,7 @@ class FairTransport(VarlinkTransport):
             self._deadline = None
         message, self._begun = bytes(self._begun), bytearray()
         fds, self._begun_fds = self._begun_fds, []
-        owned = FileDescriptorArray(_HOLDER, fds) if fds else None
+        owned = FileDescriptorArray(_HOLDER, map(elsewhere.Foreign, fds)) if fds else None
         # The protocol resumes when it is done with this one.
         self._busy = True
         try:
@@ -151,7 +153,7 @@ class FairTransport(VarlinkTransport):
             self._deadline = None
         self._begun.clear()
         while self._begun_fds:
-            os.close(self._begun_fds.pop())
+            elsewhere.close(self._begun_fds.pop())
 
     def _give_up(self, why: str) -> None:
         _log.info("%s: %s: cut off", self.get_extra_info("peer"), why)
@@ -386,6 +388,7 @@ class Listener:
         return self._take(connection)
 
     def _take(self, connection: socket.socket) -> bool:
+        connection = elsewhere.ForeignSocket.of(connection)
         try:
             peer = identify(connection)
             if self.limits.uids is not None and peer.uid not in self.limits.uids:
