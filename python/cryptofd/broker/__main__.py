@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import resource
+import signal
 import socket
 import stat
 import sys
@@ -97,6 +98,8 @@ async def _main() -> None:
 
 def main() -> int:
     """Run until told to stop."""
+    # The supervisor reads them from a descriptor, and its children inherit that they are blocked.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
