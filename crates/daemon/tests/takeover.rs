@@ -573,6 +573,26 @@ mod bare {
         all.quiet();
     }
 
+    /// One holder asks, another takes the answers: nothing is kept for ever, and a takeover is told.
+    #[test]
+    fn what_is_answered_elsewhere_is_not_kept() {
+        let mut all = begin();
+        let fd = all.fd.as_fd().try_clone_to_owned().unwrap();
+        let taken_by_another = || {
+            let mut record = [0; 1024];
+            let parts = &mut [&mut record[..]];
+            let took = socket::receive(fd.as_fd(), parts, socket::Take::Whole, false);
+            assert_eq!((took.unwrap().length, record[3]), (64 + 32, 2));
+        };
+        for id in 0..5000 {
+            digest(fd.as_fd(), id, b"x").unwrap();
+            taken_by_another();
+        }
+        all.kill();
+        assert_eq!(errno(bare::complete(fd.as_fd(), 32)), libc::ESTALE);
+        all.one();
+    }
+
     /// A clone's descriptor comes once, and nothing stays open.
     #[test]
     fn a_clone_is_made_once() {

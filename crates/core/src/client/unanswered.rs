@@ -18,6 +18,10 @@ use zeroize::Zeroizing;
 /// Most bytes that are kept of one descriptor's requests. Those beyond are ESTALE after a takeover.
 const MOST: usize = 2 * record::ATTACHED;
 
+/// Most requests that can be unanswered: more do not fit into a socket, a worker and a socket. Where there are,
+/// somebody else takes the answers, and nothing is kept any more.
+const LONGEST: usize = 4096;
+
 /// A request, as it was sent.
 struct Sent {
     id: u64,
@@ -73,6 +77,8 @@ pub(super) struct Unanswered {
     repeated: usize,
     bytes: usize,
     probe: Option<Probe>,
+    /// Somebody else takes the answers.
+    elsewhere: bool,
     generation: u64,
 }
 
@@ -91,6 +97,7 @@ impl Unanswered {
             repeated: 0,
             bytes: 0,
             probe: None,
+            elsewhere: false,
             generation: fork::generation(),
         }
     }
@@ -134,7 +141,11 @@ impl Unanswered {
                 "the requests before this one are sent again first",
             ));
         }
-        let Some(epoch) = self.epoch else {
+        if self.sent.len() == LONGEST {
+            self.forget();
+            self.elsewhere = true;
+        }
+        let Some(epoch) = self.epoch.filter(|_| !self.elsewhere) else {
             return super::send(fd, id, request, true);
         };
         let attached = request.aad.len().saturating_add(request.data.len());
@@ -202,7 +213,7 @@ impl Unanswered {
         Ok(true)
     }
 
-    /// Another worker serves now.
+    /// Another worker serves now. ESTALE, once, where nothing was kept.
     pub(super) fn renew(&mut self, fd: BorrowedFd<'_>, epoch: u32) -> Result<()> {
         self.mine();
         match self.epoch {
@@ -210,6 +221,12 @@ impl Unanswered {
             // It says so again when it has passed over requests to the one before.
             Some(known) if known == epoch => return self.repeat(fd).map(drop),
             Some(_) => self.epoch = Some(epoch),
+        }
+        if self.elsewhere {
+            return Err(Error::stale(
+                "another worker serves this session now, and requests are answered elsewhere: submit again \
+                 what was not answered yet, or clone the descriptor first",
+            ));
         }
         self.repeated = 0;
         self.probe = if self.sent.iter().any(|sent| sent.loose) {
