@@ -9,7 +9,7 @@ use super::{Completion, Waiting, again, lock, system};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Op, Request};
 use crate::sys::per_process::PerProcess;
-use crate::sys::{descriptor, socket};
+use crate::sys::{descriptor, process, socket};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex};
@@ -81,7 +81,7 @@ impl Table {
 /// What is remembered of a descriptor; `None` where nothing has to be.
 fn known(fd: BorrowedFd<'_>) -> Result<Option<Arc<Mutex<Unanswered>>>> {
     // Who made the pair: of a session in this process, this process.
-    if socket::peer(fd).is_none_or(|pid| pid == std::process::id()) {
+    if socket::peer(fd).is_none_or(|pid| pid == process::id()) {
         return Ok(None);
     }
     let Some(socket) = descriptor::identity(fd.as_raw_fd()) else {
