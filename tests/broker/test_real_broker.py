@@ -6,14 +6,18 @@ import errno
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_broker import DEADLINE, Broker, environment, found, opened, refused
+from varlink_client import Client
 
 import cryptofd
 from cryptofd.broker.client import Connection
@@ -185,6 +189,41 @@ def test_the_broker_dies_and_sessions_go_on(b: Connection) -> None:
     assert b.keys.info("db").label == "db"
     assert b.status()["broker"] != before
     assert opened(b, "gcm(aes)", "db").unseal(box) == b"data"
+
+
+def test_the_end_is_orderly(tmp_path: Path) -> None:
+    """Told to end, the broker closes its audit: its last line is in the log by its head."""
+    broker = Broker(tmp_path)
+    broker.connect().keys.generate("db", "gcm(aes)")
+    broker.end()
+    last = json.loads((tmp_path / "state/audit.log").read_text().splitlines()[-1])
+    assert f"audit head {last['n']}:{last['mac']}" in broker.log.read_text()
+
+
+HEADER = struct.Struct("<HBBHHQIIIIIIQQQ")
+INFO = HEADER.pack(64, 1, 1, 1, 0, 5, *(0,) * 9)
+
+
+@pytest.mark.parametrize("info", [True, False, None])
+def test_info_comes_unasked_to_who_wants_it(real: Broker, b: Connection, info: bool | None) -> None:
+    b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
+    asked: dict[str, Any] = {} if info is None else {"info": info}
+    plain: dict[str, Any] = {}
+    with Client(real.socket) as client:
+        # The same call in a task of its own, and again, as it is remembered.
+        for options in (plain | {"options": {}}, plain, plain):
+            answer = client.call("Open", key="db", **asked, **options)
+            assert (answer.get("info") is True) == (info is True)
+            with socket.socket(fileno=client.fds.pop()) as end:
+                end.settimeout(DEADLINE)
+                end.send(INFO)
+                # Whoever did not want it gets the answer to the own question first.
+                for expected in (0, 5) if info else (5,):
+                    packet = end.recv(1 << 17)
+                    _, _, kind, op, _, number, epoch, status, *_ = HEADER.unpack_from(packet)
+                    assert (kind, op, number, status) == (2, 1, expected, 0)
+                    said = json.loads(packet[64:])
+                    assert (said["algorithm"], said["epoch"]) == ("gcm(aes)", epoch)
 
 
 def test_the_command(real: Broker, b: Connection, tmp_path: Path) -> None:

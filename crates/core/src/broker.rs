@@ -4,6 +4,8 @@
 //! an answer is believed unchecked. A program in which this runs may fork at any time: a child has a
 //! connection of its own.
 
+use crate::client::pace::{LONGEST, Least};
+use crate::cpu::{cores, spin};
 use crate::error::{Error, Kind, Result};
 use crate::record;
 use crate::sys::buffer::Input;
@@ -25,6 +27,8 @@ const USER: &std::ffi::CStr = c"cryptofd";
 const ANSWER: usize = 1 << 20;
 /// How long a broker that restarts is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The call that is paced.
+const OPEN: &str = "Open";
 
 /// Where a broker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +151,8 @@ struct Connection {
     generation: u64,
     /// Bytes of an answer that was not taken to its end.
     left: Vec<u8>,
+    /// How long Open takes: programs ask for many sessions, one after the other.
+    open: Least,
 }
 
 /// A broker, connected when it is first asked.
@@ -263,6 +269,7 @@ impl Broker {
                 fd,
                 generation,
                 left: Vec::new(),
+                open: Least::default(),
             });
         }
         match place {
@@ -282,18 +289,19 @@ impl Broker {
         repeated: bool,
         interrupted: Interrupted<'_>,
     ) -> Result<Answer> {
-        let mut message =
-            json!({"method": format!("{INTERFACE}.{method}"), "parameters": parameters})
-                .to_string()
-                .into_bytes();
-        message.push(0);
+        // Names of methods are nothing that JSON would escape.
+        let head = format!(r#"{{"method":"{INTERFACE}.{method}","parameters":"#);
+        let mut message = head.into_bytes();
+        serde_json::to_writer(&mut message, parameters)
+            .map_err(|_| Error::invalid("parameters that are no JSON"))?;
+        message.extend_from_slice(b"}\0");
         let mut place = lock(&self.connection);
         let until = Instant::now() + PATIENCE;
         loop {
             let fresh = place.is_none();
             let patience = if fresh { Instant::now() } else { until };
             let connection = self.connected(&mut place, patience)?;
-            match exchange(connection, &message, fds, interrupted) {
+            match exchange(connection, &message, fds, method == OPEN, interrupted) {
                 Ok(answer) => return judged(answer),
                 Err(Broken::Gone) => {
                     *place = None;
@@ -332,8 +340,10 @@ fn exchange(
     connection: &mut Connection,
     message: &[u8],
     fds: &[BorrowedFd<'_>],
+    open: bool,
     interrupted: Interrupted<'_>,
 ) -> std::result::Result<(Value, Vec<OwnedFd>), Broken> {
+    let begun = Instant::now();
     let mut step = |error: io::Error, doing: &str| match error.raw_os_error() {
         Some(libc::EINTR) => interrupted().map_err(Broken::Other),
         Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN) => Err(Broken::Gone),
@@ -357,6 +367,15 @@ fn exchange(
             Err(error) => step(error, "asking the broker")?,
         }
     }
+    if let Some(ahead) = connection.open.ahead().filter(|_| open && cores() > 1) {
+        std::thread::sleep(ahead);
+        let fd = connection.fd.as_fd();
+        if !spin(LONGEST, || {
+            !matches!(socket::poll(fd, libc::POLLIN, 0), Ok(0))
+        }) {
+            connection.open.crowded();
+        }
+    }
     let mut bytes = std::mem::take(&mut connection.left);
     let mut came = Vec::new();
     let mut buffer = vec![0; 16 << 10];
@@ -367,6 +386,9 @@ fn exchange(
                 return Err(Broken::Other(lying("two where one was asked for")));
             }
             bytes.pop();
+            if open {
+                connection.open.took(begun.elapsed());
+            }
             let value = serde_json::from_slice(&bytes)
                 .map_err(|_| Broken::Other(lying("it is no JSON")))?;
             return Ok((value, came));

@@ -6,7 +6,7 @@
 
 pub mod bare;
 mod lane;
-mod pace;
+pub(crate) mod pace;
 mod unanswered;
 
 pub use lane::{Buffer, Item};
@@ -533,6 +533,16 @@ impl Client {
     /// A client of a descriptor from elsewhere. EINVAL if it is not a cryptofd. What was submitted on it
     /// before is completed here.
     pub fn adopt(fd: OwnedFd, interrupted: Interrupted<'_>) -> Result<Client> {
+        Client::known(fd, false, interrupted)
+    }
+
+    /// The same of a brokered session's first descriptor on which INFO was asked for as it was opened: the
+    /// answer, with the id 0, is on its way.
+    pub fn informed(fd: OwnedFd, interrupted: Interrupted<'_>) -> Result<Client> {
+        Client::known(fd, true, interrupted)
+    }
+
+    fn known(fd: OwnedFd, informed: bool, interrupted: Interrupted<'_>) -> Result<Client> {
         if !is_seqpacket(fd.as_fd()) {
             return Err(Error::invalid("this descriptor is not a cryptofd"));
         }
@@ -540,30 +550,26 @@ impl Client {
         // Perhaps it is a brokered session, and its worker goes before it answers.
         lock(&client.books).unanswered.is(Some(0));
         let until = Some(Instant::now() + PATIENCE);
-        let info = client
-            .ask(&Request::new(Op::Info), until, interrupted)
-            .and_then(Completion::result)
-            .map_err(|error| match error.errno() {
-                libc::EPROTO | libc::ETIMEDOUT | libc::EINVAL => Error::invalid(format!(
-                    "this descriptor is not a cryptofd, or nobody serves it ({error})"
-                )),
-                _ => error,
-            })?;
+        let not = |error: Error| match error.errno() {
+            libc::EPROTO | libc::ETIMEDOUT | libc::EINVAL => Error::invalid(format!(
+                "this descriptor is not a cryptofd, or nobody serves it ({error})"
+            )),
+            _ => error,
+        };
+        let request = Request::new(Op::Info);
+        let answer = if informed {
+            let mut call = client.asked_before(0, Op::Info);
+            let answer = client.wait(&mut call, &request, until, interrupted);
+            client.end(call, answer.is_ok());
+            answer
+        } else {
+            client.ask(&request, until, interrupted)
+        };
+        // Who serves a brokered session says so in each answer: its epoch is in the books.
+        let info = answer.and_then(Completion::result).map_err(not)?;
         client.info = String::from_utf8(info).map_err(|_| {
             Error::invalid("this descriptor is not a cryptofd: its INFO is no text")
         })?;
-        {
-            let info: serde_json::Value = serde_json::from_str(&client.info).unwrap_or_default();
-            let epoch = info["epoch"].as_u64().and_then(|e| u32::try_from(e).ok());
-            let brokered = info["brokered"].as_bool() == Some(true);
-            let mut books = lock(&client.books);
-            match (brokered, books.unanswered.epoch()) {
-                // Announced since.
-                (true, Some(known)) if known != 0 => {}
-                (true, _) => books.unanswered.is(epoch),
-                (false, _) => books.unanswered.is(None),
-            }
-        }
         Ok(client)
     }
 
@@ -941,6 +947,19 @@ impl Client {
             id,
             sent: false,
             many,
+            stranger: Stranger::default(),
+        }
+    }
+
+    /// A call that whoever made this descriptor has sent.
+    fn asked_before(&self, id: u64, op: Op) -> Call {
+        let mut books = lock(&self.books);
+        books.unanswered.asked_before(id, op);
+        books.calls.insert(id, None);
+        Call {
+            id,
+            sent: true,
+            many: false,
             stranger: Stranger::default(),
         }
     }

@@ -21,8 +21,8 @@ impl Info {
             "key": sizes(algorithm.key),
             "message": if algorithm.max_message == u64::MAX { Value::Null } else { json!(algorithm.max_message) },
         });
-        if let (Some(all), Some(more)) = (all.as_object_mut(), limits.as_object()) {
-            all.extend(more.clone());
+        if let (Some(all), Value::Object(more)) = (all.as_object_mut(), limits) {
+            all.extend(more);
         }
         json!({
             "algorithm": algorithm.name,

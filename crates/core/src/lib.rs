@@ -5,7 +5,7 @@
 pub mod broker;
 pub mod choose;
 pub mod client;
-mod cpu;
+pub mod cpu;
 pub mod engine;
 pub mod engines;
 pub mod error;

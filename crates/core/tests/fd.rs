@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use cryptofd_core::client::{self, Client};
-use cryptofd_core::record::{self, Op, Request};
+use cryptofd_core::record::{self, Header, Op, Request};
 use cryptofd_core::serve::serve;
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::socket;
@@ -442,4 +442,87 @@ fn threads_share_a_client() {
             });
         }
     });
+}
+
+/// The other side of a brokered session, by hand: says what it is told to, and which packets came.
+fn sends(end: &OwnedFd, packet: &[u8]) {
+    socket::send(end.as_fd(), &[Input::from(packet)], None, true).unwrap();
+}
+
+fn info_of(id: u64, epoch: u32) -> Vec<u8> {
+    let said = br#"{"algorithm":"sha256"}"#;
+    let header = Header {
+        op: Op::Info as u16,
+        id,
+        epoch,
+        data: said.len() as u32,
+        ..Header::default()
+    };
+    [&header.answer()[..], said].concat()
+}
+
+fn comes(end: &OwnedFd) -> Vec<u8> {
+    let mut buffer = vec![0; record::RECORD];
+    let got = socket::receive(end.as_fd(), &mut [&mut buffer], socket::Take::Whole, true).unwrap();
+    buffer.truncate(got.length);
+    buffer
+}
+
+#[test]
+fn info_that_was_asked_for_before_is_not_asked_again() {
+    let (end, client) = socket::pair().unwrap();
+    sends(&end, &info_of(0, 1));
+    let client = Client::informed(client, &mut never).unwrap();
+    assert_eq!(client.info(), r#"{"algorithm":"sha256"}"#);
+    let id = client
+        .submit(&Request::with(Op::Digest, b"abc"), true, &mut never)
+        .unwrap();
+    // The first that comes, with the worker's number.
+    let packet = comes(&end);
+    assert_eq!((record::id(&packet), record::epoch(&packet)), (Some(id), 1));
+}
+
+#[test]
+fn info_that_went_with_its_worker_is_asked_again() {
+    let (end, client) = socket::pair().unwrap();
+    sends(&end, &Header::announcement(2));
+    let asked = std::thread::spawn(move || {
+        // Behind an INFO that says where answers of the worker before end.
+        let asked = [(); 2].map(|()| {
+            socket::poll(end.as_fd(), libc::POLLIN, 60_000).unwrap();
+            let packet = comes(&end);
+            let id = record::id(&packet).unwrap();
+            sends(&end, &info_of(id, 2));
+            (id, record::op(&packet), record::epoch(&packet))
+        });
+        (asked, end)
+    });
+    let client = Client::informed(client, &mut never).unwrap();
+    let ([_, asked], end) = asked.join().unwrap();
+    assert_eq!(asked, (0, Op::Info as u16, 2));
+    let id = client
+        .submit(&Request::with(Op::Digest, b"abc"), true, &mut never)
+        .unwrap();
+    let answer = Header {
+        op: Op::Digest as u16,
+        id,
+        epoch: 2,
+        ..Header::default()
+    };
+    sends(&end, &answer.answer());
+    assert_eq!(client.complete(true, &mut never).unwrap().id, id);
+}
+
+#[test]
+fn info_that_came_before_a_takeover_is_the_first_of_them() {
+    let (end, client) = socket::pair().unwrap();
+    sends(&end, &info_of(0, 1));
+    sends(&end, &Header::announcement(2));
+    let client = Client::informed(client, &mut never).unwrap();
+    let error = client.complete(true, &mut never).unwrap_err();
+    assert_eq!(error.errno(), libc::EAGAIN);
+    client
+        .submit(&Request::with(Op::Digest, b"abc"), true, &mut never)
+        .unwrap();
+    assert_eq!(record::epoch(&comes(&end)), 2);
 }

@@ -8,6 +8,7 @@ use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::{memfd, socket};
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -138,7 +139,7 @@ pub struct Outgoing {
 
 /// Makes a packet; a memfd comes first among its descriptors if the object is long.
 pub fn pack(object: &Value, mut fds: Vec<OwnedFd>) -> Result<Outgoing> {
-    let mut bytes = object.to_string().into_bytes();
+    let mut bytes = serde_json::to_vec(object).map_err(|_| Error::invalid("no JSON"))?;
     if bytes.len() > PACKET {
         let mut head = Map::new();
         for field in ["id", "op", "event"] {
@@ -282,6 +283,8 @@ pub struct Link {
     queued: usize,
     /// Most bytes of an object in a memfd that comes.
     body: usize,
+    /// Whether room to send is watched for.
+    watched: Cell<bool>,
 }
 
 impl Link {
@@ -292,6 +295,7 @@ impl Link {
             queue: VecDeque::new(),
             queued: 0,
             body: BODY,
+            watched: Cell::new(false),
         }
     }
 
@@ -372,6 +376,12 @@ impl Link {
     /// Whether something waits to be sent.
     pub fn waiting(&self) -> bool {
         !self.queue.is_empty()
+    }
+
+    /// Whether room to send is to be watched for, or no more; `None`: as before.
+    pub fn watches(&self) -> Option<bool> {
+        let waits = self.waiting();
+        (self.watched.replace(waits) != waits).then_some(waits)
     }
 
     /// Takes the next packet, if there is one.

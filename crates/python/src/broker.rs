@@ -224,10 +224,16 @@ pub fn open(
     let through = through.as_ref().map(Bound::get);
     if let Some(label) = label {
         parameters["key"] = json!(label);
+        let direct = parameters["options"]["direct"] == true;
+        if !direct {
+            parameters["info"] = json!(true);
+        }
         let mut answer = self::session(python, through, "Open", &parameters, &[])?;
         let fd = answer.descriptor("fd").map_err(Raise)?;
-        let opened = if parameters["options"]["direct"] == true {
-            Opened::Direct(direct(python, algorithm, &parameters, &answer, fd)?)
+        let opened = if direct {
+            Opened::Direct(self::direct(python, algorithm, &parameters, &answer, fd)?)
+        } else if answer.parameters["info"] == true {
+            Opened::Served(Box::new(remote::informed(python, fd)?))
         } else {
             Opened::Served(Box::new(remote::adopt(python, fd)?))
         };

@@ -230,3 +230,8 @@ pub fn clone(python: Python<'_>, client: &Client) -> PyResult<Client> {
 pub fn adopt(python: Python<'_>, fd: std::os::fd::OwnedFd) -> PyResult<Client> {
     patiently(python, |interrupted| Client::adopt(fd, interrupted))
 }
+
+/// The same of a session that was opened with INFO asked for.
+pub fn informed(python: Python<'_>, fd: std::os::fd::OwnedFd) -> PyResult<Client> {
+    patiently(python, |interrupted| Client::informed(fd, interrupted))
+}

@@ -16,7 +16,7 @@ import socket
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptofd.broker.packets import FROM_WORKER, Channel, Packet, request_members
 from cryptofd.broker.refusal import refusal
@@ -28,6 +28,14 @@ TAKEOVER = 6.0
 #: Seconds for one answer of a worker; RSA of 8192 bits takes a while to generate.
 _PATIENCE = 60.0
 _REPEATS = 5
+
+
+class Made(NamedTuple):
+    """A session: its number, the client's end, and whether INFO's answer comes on it unasked."""
+
+    sid: int
+    fd: int
+    informed: bool = False
 
 
 @dataclass
@@ -99,24 +107,27 @@ class Backend:
                     ) from None
         raise refusal(errno.ENODEV, f"the worker of {domain} went {_REPEATS} times")
 
-    async def session(self, domain: str, recipe: dict[str, Any]) -> tuple[int, int]:
-        """A session in ``domain``: its number and the client's end."""
-        return _session(await self._supervisor.call("session", domain=domain, recipe=recipe))
+    async def session(self, domain: str, recipe: dict[str, Any], info: bool = False) -> Made:
+        """A session in ``domain``, on whose end INFO's answer comes unasked with ``info``."""
+        return _session(
+            await self._supervisor.call("session", domain=domain, recipe=recipe, info=info)
+        )
 
     def begin_session(
         self,
         domain: str,
         recipe: dict[str, Any],
-        then: Callable[[tuple[int, int] | OSError], None],
+        info: bool,
+        then: Callable[[Made | OSError], None],
         members: str | None = None,
     ) -> None:
-        """As session(), without a task: ``then`` gets number and descriptor, or the error.
+        """As session(), without a task: ``then`` gets what was made, or the error.
 
-        ``members``: what session_members() made of domain and recipe.
+        ``members``: what session_members() made of the same.
         """
 
         def answered(outcome: Packet | OSError) -> None:
-            made: tuple[int, int] | OSError
+            made: Made | OSError
             try:
                 made = outcome if isinstance(outcome, OSError) else _session(outcome)
             except OSError as error:
@@ -124,7 +135,7 @@ class Backend:
             then(made)
 
         if members is None:
-            self._supervisor.ask(answered, "session", domain=domain, recipe=recipe)
+            self._supervisor.ask(answered, "session", domain=domain, recipe=recipe, info=info)
         else:
             self._supervisor.ask_text(answered, members)
 
@@ -247,16 +258,15 @@ class Backend:
                 link.channel.answer_error(packet, errno.EOPNOTSUPP, "no such request")
 
 
-def session_members(domain: str, recipe: dict[str, Any]) -> str | None:
+def session_members(domain: str, recipe: dict[str, Any], info: bool) -> str | None:
     """The request for a session, for those that are asked for again and again; None: too long."""
-    return request_members("session", {"domain": domain, "recipe": recipe})
+    return request_members("session", {"domain": domain, "recipe": recipe, "info": info})
 
 
-def _session(answer: Packet) -> tuple[int, int]:
-    """The number and the client's end that the supervisor answered with."""
+def _session(answer: Packet) -> Made:
     fds = answer.take(1)
     try:
-        return answer.integer("sid"), fds[0]
+        return Made(answer.integer("sid"), fds[0], answer.fields.get("info") is True)
     except BaseException:
         os.close(fds[0])
         raise

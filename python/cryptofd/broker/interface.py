@@ -123,6 +123,8 @@ class Opened(typing.TypedDict):
     session: int
     fd: FileDescriptor
     tag_size: int | None
+    #: Whether INFO's answer comes on the descriptor before it is asked.
+    info: bool | None
 
 
 class StatusOf(typing.TypedDict):
@@ -202,11 +204,17 @@ class Broker(VarlinkInterface, name=NAME):
         version: int | None = None,
         options: SessionOptions | None = None,
         usage: list[str] | None = None,
+        info: bool | None = None,
     ) -> Opened:
-        """Open a session; without a key, one of an algorithm that takes none."""
+        """Open a session; without a key, one of an algorithm that takes none.
+
+        With info, what INFO answers is sent on the descriptor before it is asked, with the id 0
+        (not on a direct session's).
+        """
         answer: Opened = await self._call(
-            "open", key=key, algorithm=algorithm, version=version, options=options, usage=usage
-        )
+            "open", key=key, algorithm=algorithm, version=version, options=options, usage=usage,
+            info=info,
+        )  # fmt: skip
         return answer
 
     @varlinkmethod

@@ -24,13 +24,13 @@ from asyncvarlink import FileDescriptor, VarlinkInterfaceRegistry
 from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from cryptofd.broker import audit, interface, kek, rules, terms
-from cryptofd.broker.backend import Backend, to_base64
+from cryptofd.broker.backend import Backend, Made, to_base64
 from cryptofd.broker.keys import Caller, Keys
 from cryptofd.broker.policy import Policy, owner_of
 from cryptofd.broker.refusal import invalid, refusal, refused
 from cryptofd.broker.sessions import Sessions, counts
 from cryptofd.broker.store import Store
-from cryptofd.broker.transport import Limits, Listener, Registry, Result, unexpected
+from cryptofd.broker.transport import Limits, Listener, Registry, Then, unexpected
 from cryptofd.broker.who import Peer
 from cryptofd.version import __version__
 
@@ -47,7 +47,9 @@ _HEADS = 60
 #: Seconds between attempts to forget key-encryption keys that nothing should need.
 _FORGETTING = 10
 #: Of Open: the parameters of a plain call, and those of one without any.
-_PLAIN: dict[str, type] = {"key": str, "algorithm": str, "version": int, "usage": list}
+_PLAIN: dict[str, type] = {
+    "key": str, "algorithm": str, "version": int, "usage": list, "info": bool,
+}  # fmt: skip
 _NOTHING = dict.fromkeys((*_PLAIN, "options"))
 
 
@@ -154,7 +156,9 @@ class Server:
             while not self._stopping.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), 1)
-                await self._tick()
+                # A supervisor that ends waits for us, and answers nothing.
+                if not self._stopping.is_set():
+                    await self._tick()
         finally:
             self.close()
 
@@ -335,25 +339,30 @@ class Server:
             self._count_refusal(caller, method, asked, error)
             raise
 
-    def _open_quickly(
-        self, caller: Caller, given: Any, then: Callable[[Result | OSError], None]
-    ) -> bool:
+    def _open_quickly(self, caller: Caller, given: Any) -> Callable[[Then], None] | None:
         """Open with nothing but plain parameters: what is asked most often, without a task."""
         if not isinstance(given, dict) or not given.keys() <= _PLAIN.keys():
-            return False
+            return None
         if not all(type(value) is _PLAIN[name] for name, value in given.items()):
-            return False
+            return None
         usage = given.get("usage")
         if usage is not None and not all(type(word) is str for word in usage):
-            return False
-        asked: dict[str, Any] = {**_NOTHING, **given}
+            return None
+        return functools.partial(self._open_plainly, caller, {**_NOTHING, **given})
 
-        def made(outcome: tuple[int, int] | OSError) -> None:
+    def _open_plainly(self, caller: Caller, asked: dict[str, Any], then: Then) -> None:
+        def made(outcome: Made | OSError) -> None:
             if isinstance(outcome, OSError):
                 self._count_refusal(caller, "open", asked, outcome)
                 then(outcome)
             else:
-                then((f'{{"session":{outcome[0]},"fd":0,"tag_size":null}}', outcome[1]))
+                informed = "true" if outcome.informed else "null"
+                then(
+                    (
+                        f'{{"session":{outcome.sid},"fd":0,"tag_size":null,"info":{informed}}}',
+                        outcome.fd,
+                    )
+                )
 
         self.calls["open"] += 1
         self.policy.refresh()
@@ -363,7 +372,6 @@ class Server:
             made(error)
         except Exception as error:
             then(unexpected(error))
-        return True
 
     def _count_refusal(
         self, caller: Caller, method: str, asked: dict[str, Any], error: OSError
@@ -408,7 +416,7 @@ class Server:
     async def _do_hand_over(
         self, caller: Caller, fd: FileDescriptor, **asked: Any
     ) -> interface.Opened:
-        return _opened(*await self.sessions.hand_over(caller, fd=_readable(fd), **asked))
+        return _opened(await self.sessions.hand_over(caller, fd=_readable(fd), **asked))
 
     async def _do_generate(self, caller: Caller, **asked: Any) -> terms.Key:
         return self.keys.describe(await self.keys.generate(caller, **asked))
@@ -727,8 +735,13 @@ def _gid(text: str) -> int:
         raise invalid(f"there is no group {text[:64]!r}") from None
 
 
-def _opened(sid: int, fd: int, tag_size: int | None = None) -> interface.Opened:
-    return {"session": sid, "fd": FileDescriptor(fd, should_close=True), "tag_size": tag_size}
+def _opened(made: Made, tag_size: int | None = None) -> interface.Opened:
+    return {
+        "session": made.sid,
+        "fd": FileDescriptor(made.fd, should_close=True),
+        "tag_size": tag_size,
+        "info": made.informed or None,
+    }
 
 
 def _readable(fd: FileDescriptor) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptofd.broker import rules, terms
 from cryptofd.broker.audit import Audit, members
-from cryptofd.broker.backend import Backend, session_members, to_base64
+from cryptofd.broker.backend import Backend, Made, session_members, to_base64
 from cryptofd.broker.keys import Caller, Keys, made_by_worker, spent, without_unknown
 from cryptofd.broker.packets import Packet
 from cryptofd.broker.policy import Numbers, Policy, over
@@ -126,31 +126,38 @@ class Sessions:
                     )
                 )
 
-    async def open(self, caller: Caller, **asked: Any) -> tuple[int, int, int | None]:
-        """A session's number and descriptor; of a direct one also the size of its tags."""
+    async def open(
+        self, caller: Caller, *, info: bool | None = None, **asked: Any
+    ) -> tuple[Made, int | None]:
+        """A session; of a direct one also the size of its tags."""
         wanted = self._wanted(caller, **asked)
         if wanted.direct:
             return await self._direct(caller, wanted)
-        return *await self._open(wanted), None
+        return await self._open(wanted, bool(info)), None
 
     def begin(
-        self, caller: Caller, then: Callable[[tuple[int, int] | OSError], None], **asked: Any
+        self,
+        caller: Caller,
+        then: Callable[[Made | OSError], None],
+        *,
+        info: bool | None = None,
+        **asked: Any,
     ) -> None:
-        """As open(), without a task: ``then`` gets number and descriptor, or the error."""
-        wanted, request = self._remembered(caller, **asked)
+        """As open(), without a task: ``then`` gets what was made, or the error."""
+        wanted, request = self._remembered(caller, bool(info), **asked)
 
-        def made(outcome: tuple[int, int] | OSError) -> None:
+        def made(outcome: Made | OSError) -> None:
             self._count_opening(wanted.uid, -1)
             if not isinstance(outcome, OSError):
                 try:
-                    outcome = self._made(wanted, *outcome)
+                    self._made(wanted, outcome)
                 except OSError as error:
                     outcome = error
             then(outcome)
 
         self._count_opening(wanted.uid, 1)
         try:
-            self.backend.begin_session(wanted.domain, wanted.recipe, made, request)
+            self.backend.begin_session(wanted.domain, wanted.recipe, bool(info), made, request)
         except BaseException:
             self._count_opening(wanted.uid, -1)
             raise
@@ -158,6 +165,7 @@ class Sessions:
     def _remembered(
         self,
         caller: Caller,
+        info: bool,
         *,
         key: str | None,
         algorithm: str | None,
@@ -175,7 +183,7 @@ class Sessions:
             self._decided.clear()
             self._decided_by = decided_by
         words = None if usage is None else tuple(usage)
-        case = (caller.peer, caller.narrowed, key, algorithm, version, words)
+        case = (caller.peer, caller.narrowed, info, key, algorithm, version, words)
         known = self._decided.get(case)
         if known is not None:
             self.keys.check_time(known.stored)
@@ -188,7 +196,7 @@ class Sessions:
         stored = None if wanted.key is None else self.store.get(wanted.key)
         if stored is None or wanted.recipe["lease"] is not None or "/" in str(key):
             return wanted, None
-        request = session_members(wanted.domain, wanted.recipe)
+        request = session_members(wanted.domain, wanted.recipe, info)
         if options is None and request is not None:
             self._decided[case] = _Decided(wanted, stored, request)
         return wanted, request
@@ -278,7 +286,7 @@ class Sessions:
         algorithm: str,
         fd: int,
         options: terms.SessionOptions | None,
-    ) -> tuple[int, int]:
+    ) -> Made:
         """A session on a raw key, which lives as long as the session."""
         if caller.narrowed is not None:
             raise refused("this connection was narrowed: it takes no key of its own")
@@ -351,15 +359,16 @@ class Sessions:
             raise over("sessions", numbers.sessions, "close some (cryptofd sessions)")
         return numbers
 
-    async def _open(self, wanted: _Wanted) -> tuple[int, int]:
+    async def _open(self, wanted: _Wanted, info: bool = False) -> Made:
         self._count_opening(wanted.uid, 1)
         try:
-            sid, fd = await self.backend.session(wanted.domain, wanted.recipe)
+            made = await self.backend.session(wanted.domain, wanted.recipe, info)
         finally:
             self._count_opening(wanted.uid, -1)
-        return self._made(wanted, sid, fd)
+        self._made(wanted, made)
+        return made
 
-    async def _direct(self, caller: Caller, wanted: _Wanted) -> tuple[int, int, int | None]:
+    async def _direct(self, caller: Caller, wanted: _Wanted) -> tuple[Made, int | None]:
         """A socket of the kernel's with the key in it. The worker checks that nothing of the key's
         is lost by it; who may have one is the policy's to say."""
         recipe, peer = wanted.recipe, caller.peer
@@ -391,22 +400,21 @@ class Sessions:
             self.ended(sid)
 
         loop.add_reader(holder, over_with)
-        return sid, fd, recipe["key"]["tag_size"]
+        return Made(sid, fd), recipe["key"]["tag_size"]
 
     def _count_opening(self, uid: int, change: int) -> None:
         self._opening[uid] += change
         if not self._opening[uid]:
             del self._opening[uid]
 
-    def _made(self, wanted: _Wanted, sid: int, fd: int) -> tuple[int, int]:
+    def _made(self, wanted: _Wanted, made: Made) -> None:
         """Log a session that the worker serves now, and count it."""
         try:
-            self._log(wanted, sid, fd, engine=wanted.recipe["session"].get("engine"))
+            self._log(wanted, made.sid, made.fd, engine=wanted.recipe["session"].get("engine"))
         except BaseException:
             with contextlib.suppress(OSError):
-                self.backend.tell_supervisor("close", sid=sid)
+                self.backend.tell_supervisor("close", sid=made.sid)
             raise
-        return sid, fd
 
     def _log(self, wanted: _Wanted, sid: int, fd: int, **more: Any) -> None:
         """Log what is about to leave, and count it; what may not leave is closed."""

@@ -203,9 +203,11 @@ class FairTransport(VarlinkTransport):
 
 #: The parameters of an answer, as JSON, and the descriptor that goes with it.
 Result: TypeAlias = tuple[str, int]
-#: A call without a task: the parameters as they came, and who gets the result. False if it is not
-#: one of the plain calls that are served so.
-Quick: TypeAlias = Callable[[Any, Callable[[Result | OSError], None]], bool]
+#: Who gets the outcome of a call.
+Then: TypeAlias = Callable[[Result | OSError], None]
+#: Looks at the parameters as they came. What does the call without a task, any number of times;
+#: None if it is not one of the plain calls that are served so.
+Quick: TypeAlias = Callable[[Any], Callable[[Then], None] | None]
 
 
 class Registry(VarlinkInterfaceRegistry):
@@ -225,20 +227,18 @@ class Protocol(VarlinkInterfaceServerProtocol):
         super().__init__(registry)
         self._lost: Callable[[], None] | None = lost
         self._quick = registry.quick if isinstance(registry, Registry) else {}
-        # The last quick call as it came, and what it says: most clients ask the same again.
+        # The last quick call as it came, and what does it: most clients ask the same again.
         self._last = b""
-        self._says: tuple[Quick, Any] | None = None
+        self._does: Callable[[Then], None] | None = None
 
     def message_received(self, data: bytes, fds: FileDescriptorArray | None) -> None:
         """One whole message. What is no JSON object ends the connection."""
         transport = self._transport
         if transport is None:
             return
-        says = self._says
-        if says is not None and data == self._last and fds is None:
-            quick, parameters = says
-            if quick(parameters, self._quickly):
-                return
+        if self._does is not None and data == self._last and fds is None:
+            self._does(self._quickly)
+            return
         try:
             call = json.loads(data[:-1])
             if not isinstance(call, dict):
@@ -247,13 +247,13 @@ class Protocol(VarlinkInterfaceServerProtocol):
             _log.info("%s: garbage: cut off", transport.get_extra_info("peer"))
             transport.abort()
             return
-        taken = self._quick.get(str(call.get("method")))
-        if taken is not None and fds is None and call.keys() <= {"method", "parameters"}:
-            parameters = call.get("parameters")
-            self._last, self._says = data, (taken, parameters)
-            if taken(parameters, self._quickly):
+        quick = self._quick.get(str(call.get("method")))
+        if quick is not None and fds is None and call.keys() <= {"method", "parameters"}:
+            does = quick(call.get("parameters"))
+            if does is not None:
+                self._last, self._does = data, does
+                does(self._quickly)
                 return
-            self._says = None
         done = self.request_received(call, fds)
         if done is None:
             transport.resume_reading()

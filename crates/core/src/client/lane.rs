@@ -5,6 +5,7 @@
 
 use super::pace::{LONGEST, Pace};
 use super::{Client, Completion, Taken, next, system};
+use crate::cpu::{cores, spin};
 use crate::error::{Error, Kind, Result};
 use crate::record::{self, Op, Request};
 use crate::ring::room::{Room, lines};
@@ -15,7 +16,7 @@ use crate::sys::socket;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Bytes of the ring that small requests get.
@@ -30,8 +31,6 @@ const PAYS_BYTES: usize = 32 << 10;
 const ASK_AGAIN: u32 = 10_000;
 /// Requests of a batch that are on their way at once.
 const ON_THE_WAY: usize = ENTRIES as usize / 2;
-/// From here on the core is offered to others meanwhile.
-const SOON: Duration = Duration::from_micros(4);
 /// The bell may have gone to another holder of the descriptor: look again.
 const LOOK: i32 = 100;
 
@@ -219,11 +218,6 @@ pub(super) enum Stop {
     Socket(usize),
     /// The ring is gone; what it held is to be begun again from here on.
     Lost,
-}
-
-fn spins() -> bool {
-    static MANY: OnceLock<bool> = OnceLock::new();
-    *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1))
 }
 
 /// Bytes of the arena that a request takes at most.
@@ -667,12 +661,17 @@ impl Ring {
         // Of one among many it is not known when its work begins.
         let alone = self.busy == 1;
         let begun = Instant::now();
-        if spins() {
+        if cores() > 1 {
             let ahead = self.pace.ahead(op).filter(|_| alone);
             if let Some(ahead) = ahead {
                 std::thread::sleep(ahead);
             }
-            self.spin(ahead.map_or_else(|| self.pace.patience(), |_| LONGEST));
+            let patience = ahead.map_or_else(|| self.pace.patience(), |_| LONGEST);
+            let (completed, count) = (self.memory.shared.word(ring::COMPLETED), self.completed);
+            let spun = spin(patience, || completed.load(Ordering::Acquire) != count);
+            if !spun && ahead.is_some() {
+                self.pace.crowded(op);
+            }
             self.collect()?;
         }
         let mut here = true;
@@ -682,21 +681,6 @@ impl Ring {
         }
         self.pace.took(op, begun.elapsed(), alone);
         Ok(here)
-    }
-
-    /// Looks for news, for so long at most.
-    fn spin(&self, patience: Duration) {
-        let (begun, count) = (Instant::now(), self.completed);
-        let completed = self.memory.shared.word(ring::COMPLETED);
-        while completed.load(Ordering::Acquire) == count && begun.elapsed() < patience {
-            for _ in 0..32 {
-                std::hint::spin_loop();
-            }
-            if begun.elapsed() > SOON {
-                // The worker may wait for this very core.
-                std::thread::yield_now();
-            }
-        }
     }
 
     /// Sleeps until the bell. False: the worker is gone.

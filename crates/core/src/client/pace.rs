@@ -4,7 +4,7 @@ use crate::record::Op;
 use std::time::Duration;
 
 /// How long to spin for an answer at most.
-pub(super) const LONGEST: Duration = Duration::from_micros(200);
+pub(crate) const LONGEST: Duration = Duration::from_micros(200);
 const SHORTEST: Duration = Duration::from_micros(10);
 /// What takes longer than a spin is slept for, until so long before it usually comes: whoever wakes by a
 /// timer in time is there when the answer is, and nobody has to be woken.
@@ -14,19 +14,58 @@ const LONG: Duration = Duration::from_millis(4);
 /// Above the number of every op.
 const OPS: usize = 64;
 
+/// How often nothing is slept for after it turned out that others want the core.
+const CROWDED: u8 = 100;
+
+/// How long something takes at least.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Least {
+    /// Microseconds; 0: not known.
+    micros: u32,
+    /// How often to do without.
+    crowded: u8,
+}
+
+impl Least {
+    /// How long to sleep before spinning for it; `None` where that is not worth it.
+    pub(crate) fn ahead(self) -> Option<Duration> {
+        if self.crowded > 0 {
+            return None;
+        }
+        let least = Duration::from_micros(self.micros.into());
+        let ahead = least.saturating_sub(AHEAD);
+        (ahead >= AHEAD && least <= LONG).then_some(ahead)
+    }
+
+    /// It took so long.
+    pub(crate) fn took(&mut self, took: Duration) {
+        let took = took.as_micros().min(1 << 20) as u32;
+        self.micros = match self.micros {
+            0 => took,
+            known => took.min(known + took.saturating_sub(known) / 8),
+        };
+        self.crowded = self.crowded.saturating_sub(1);
+    }
+
+    /// Others want the core: whoever sleeps and is woken comes before them.
+    pub(crate) fn crowded(&mut self) {
+        self.crowded = CROWDED;
+    }
+}
+
 /// What was learned.
 pub(super) struct Pace {
     /// Microseconds that an answer takes, on the average.
     usual: u32,
-    /// Microseconds that each op takes at least; 0: not known.
-    least: [u32; OPS],
+    /// Of each op.
+    least: [Least; OPS],
 }
 
 impl Default for Pace {
     fn default() -> Pace {
         Pace {
             usual: 50,
-            least: [0; OPS],
+            least: [Least::default(); OPS],
         }
     }
 }
@@ -44,21 +83,22 @@ impl Pace {
 
     /// How long to sleep before spinning for the answer of `op`; `None` where that is not worth it.
     pub(super) fn ahead(&self, op: Op) -> Option<Duration> {
-        let least = self.least.get(op as usize).map_or(0, |least| *least);
-        let least = Duration::from_micros(least.into());
-        let ahead = least.saturating_sub(AHEAD);
-        (ahead >= AHEAD && least <= LONG).then_some(ahead)
+        self.least.get(op as usize).and_then(|least| least.ahead())
+    }
+
+    /// Others wanted the core meanwhile.
+    pub(super) fn crowded(&mut self, op: Op) {
+        if let Some(least) = self.least.get_mut(op as usize) {
+            least.crowded();
+        }
     }
 
     /// An answer took so long. `alone`: nothing else was under way, so that it is what `op` takes.
     pub(super) fn took(&mut self, op: Op, took: Duration, alone: bool) {
-        let took = took.as_micros().min(1 << 20) as u32;
-        self.usual = (self.usual * 7 + took) / 8;
+        let micros = took.as_micros().min(1 << 20) as u32;
+        self.usual = (self.usual * 7 + micros) / 8;
         if let Some(least) = self.least.get_mut(op as usize).filter(|_| alone) {
-            *least = match *least {
-                0 => took,
-                known => took.min(known + took.saturating_sub(known) / 8),
-            };
+            least.took(took);
         }
     }
 }
@@ -95,6 +135,20 @@ mod tests {
             pace.took(Op::Seal, micros(took), true);
             assert!(turn == 0 || pace.ahead(Op::Seal).is_none());
         }
+    }
+
+    #[test]
+    fn where_others_want_the_core_it_is_done_without_for_a_while() {
+        let mut pace = Pace::default();
+        pace.took(Op::Sign, micros(700), true);
+        assert!(pace.ahead(Op::Sign).is_some());
+        pace.crowded(Op::Sign);
+        let mut without = 0;
+        while pace.ahead(Op::Sign).is_none() {
+            pace.took(Op::Sign, micros(700), true);
+            without += 1;
+        }
+        assert_eq!(without, u32::from(CROWDED));
     }
 
     #[test]

@@ -184,6 +184,25 @@ impl Unanswered {
         Ok(())
     }
 
+    /// Keeps a request that whoever made this descriptor has sent, of its id and op alone.
+    pub(super) fn asked_before(&mut self, id: u64, op: Op) {
+        let header = record::Header {
+            op: op as u16,
+            id,
+            ..record::Header::default()
+        };
+        let sent = Sent {
+            id,
+            packet: Zeroizing::new(header.request().to_vec()),
+            memory: None,
+            dropped: None,
+            loose: true,
+        };
+        self.bytes += sent.bytes();
+        self.sent.push_back(sent);
+        self.repeated += 1;
+    }
+
     /// Sends what the present worker has not got yet. False: there is no room for all of it now.
     pub(super) fn repeat(&mut self, fd: BorrowedFd<'_>) -> Result<bool> {
         self.mine();

@@ -226,6 +226,27 @@ impl Connection {
         self.flush().unwrap_or(true)
     }
 
+    /// Says what INFO says before it is asked: as the answer to a request with the id 0.
+    pub(super) fn inform(&mut self) {
+        if self.outbox.is_some() || self.end.get().is_none() {
+            return;
+        }
+        let header = Header {
+            op: Op::Info as u16,
+            ..Header::default()
+        };
+        self.outbox = Some(self.answer(Waiting {
+            packet: header.request().to_vec(),
+            id: 0,
+            fds: Vec::new(),
+            refused: None,
+            cancelled: None,
+            iv: None,
+        }));
+        // What finds no room is sent when the client asks for something.
+        let _ = self.flush();
+    }
+
     /// To be given up to another worker; true if that can be now.
     pub(super) fn leave(&mut self, whatever: bool) -> bool {
         let whatever = whatever || self.leaving == Some(true);

@@ -12,6 +12,7 @@ use crate::record::{self, Incoming};
 use crate::secret::Secret;
 use crate::session::{Hasher, Session};
 use crate::sys::descriptor;
+pub use pool::Served;
 use serde_json::{Value, json};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -67,8 +68,8 @@ pub trait Keeper: Send + Sync {
     /// What INFO tells besides.
     fn info(&self) -> Value;
 
-    /// A clone's serving end, before the clone's answer leaves: whoever takes over must have it.
-    fn hold(&self, end: BorrowedFd<'_>) -> Result<()>;
+    /// A clone's serving end and its inode, before the clone's answer leaves: whoever takes over must have it.
+    fn hold(&self, end: BorrowedFd<'_>, inode: u64) -> Result<()>;
 
     /// An end is not served here any more, and `left` are. `released`: it was given up to another worker.
     fn ended(&self, end: u64, left: usize, released: bool);
@@ -125,7 +126,7 @@ impl Kept {
 
     /// Serves this end from now on. `taken_over`: another worker did before; the epoch is announced, and
     /// what was running on it is lost.
-    pub fn serve(&self, end: OwnedFd, taken_over: bool) -> Result<()> {
+    pub fn serve(&self, end: OwnedFd, taken_over: bool) -> Result<Served> {
         let mut state = connection::State::new(self.0.clone());
         state.lost = taken_over;
         pool::serve_end(end, state, taken_over)

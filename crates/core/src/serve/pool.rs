@@ -5,6 +5,7 @@
 
 use super::connection::{Connection, Next, State, guarded_pair, pair};
 use super::ring::Scratch;
+use crate::cpu::cores;
 use crate::error::{Error, Result};
 use crate::record;
 use crate::sys::descriptor::{self, Guarded};
@@ -56,13 +57,23 @@ pub fn serve(state: State) -> Result<OwnedFd> {
     Ok(client)
 }
 
+/// A descriptor that is served.
+pub struct Served(Arc<Mutex<Connection>>);
+
+impl Served {
+    /// Says what INFO says before it is asked: as the answer to a request with the id 0.
+    pub fn inform(&self) {
+        lock(&self.0).inform();
+    }
+}
+
 /// Serves `state` on an end whose client's end is elsewhere already.
-pub fn serve_end(end: OwnedFd, state: State, announce: bool) -> Result<()> {
+pub fn serve_end(end: OwnedFd, state: State, announce: bool) -> Result<Served> {
     let pool = Pool::current()?;
     let end = descriptor::making(|| Guarded::new(end));
     let mut connection = Connection::new(end, state);
     let said = !announce || connection.announce();
-    pool.add(connection, said)
+    pool.add(connection, said).map(Served)
 }
 
 /// Gives up what has nothing under way, and later the rest.
@@ -88,7 +99,7 @@ pub fn serve_guarded(state: State) -> Result<Guarded> {
     let pool = Pool::current()?;
     let (end, client) = guarded_pair()?;
     if let Some(keeper) = state.keeper() {
-        keeper.hold(end.again())?;
+        keeper.hold(end.again(), end.inode())?;
     }
     pool.add(Connection::new(end, state), true)?;
     Ok(client)
@@ -139,15 +150,18 @@ impl Pool {
     }
 
     /// Serves one more connection, with one more thread if there are too few.
-    fn add(&'static self, connection: Connection, readable: bool) -> Result<()> {
+    fn add(
+        &'static self,
+        connection: Connection,
+        readable: bool,
+    ) -> Result<Arc<Mutex<Connection>>> {
         let connection = Arc::new(Mutex::new(connection));
         let token = {
             let mut inside = lock(&self.inside);
             inside.last += 1;
             let token = inside.last;
             inside.connections.insert(token, connection.clone());
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            if inside.threads < THREADS.min(cores).min(inside.connections.len()) {
+            if inside.threads < THREADS.min(cores()).min(inside.connections.len()) {
                 let name = format!("cfd-serve-{}", inside.started);
                 match thread::spawn(name, move || self.run()) {
                     Ok(()) => {
@@ -181,10 +195,13 @@ impl Pool {
                 false,
             )
         };
-        watched.map_err(|error| {
-            self.remove(token);
-            system("epoll_ctl")(error)
-        })
+        match watched {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                self.remove(token);
+                Err(system("epoll_ctl")(error))
+            }
+        }
     }
 
     /// Serves a connection no more. Other processes may have copies of its end, so that closing ours is

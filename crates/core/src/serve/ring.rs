@@ -2,6 +2,7 @@
 
 use super::Share;
 use super::connection::State;
+use crate::cpu::cores;
 use crate::engines::software::random;
 use crate::error::{Error, Result};
 use crate::record::{self, Incoming, Op};
@@ -11,7 +12,6 @@ use crate::sys::descriptor::{self, Guarded};
 use crate::sys::shared::{self, Shared};
 use crate::sys::{arena, memfd};
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,8 @@ const TURN_TIME: Duration = Duration::from_millis(2);
 const BATCH: u32 = 32;
 const BATCH_BYTES: usize = 64 << 10;
 
-/// Threads that spin just now, of all connections: so many that one core is always left.
+/// Threads that spin just now, of all connections: fewer than cores.
 static SPINNERS: AtomicUsize = AtomicUsize::new(0);
-
-fn most_spinners() -> usize {
-    static MOST: OnceLock<usize> = OnceLock::new();
-    *MOST.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from) - 1)
-}
 
 /// Private memory of one serving thread.
 #[derive(Default)]
@@ -215,7 +210,7 @@ impl Ring {
         if self.patience < SHORTEST {
             return Ok(false);
         }
-        if SPINNERS.fetch_add(1, Ordering::Relaxed) >= most_spinners() {
+        if SPINNERS.fetch_add(1, Ordering::Relaxed) + 1 >= cores() {
             SPINNERS.fetch_sub(1, Ordering::Relaxed);
             return Ok(false);
         }

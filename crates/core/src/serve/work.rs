@@ -93,7 +93,8 @@ impl State {
                     info.insert("brokered".into(), true.into());
                     info.insert("epoch".into(), keeper.epoch().into());
                 }
-                copied(info.to_string().as_bytes())?
+                let text = serde_json::to_vec(&info);
+                copied(&text.map_err(|_| Error::invalid("an INFO that is no JSON"))?)?
             }
             // Counted where the queue is.
             Op::Cancel => room(0)?,

@@ -2,7 +2,7 @@
 
 use super::counts::Counts;
 use super::process::Process;
-use super::{Deaths, End, LINK, Session, Supervisor, system};
+use super::{Deaths, End, Inform, LINK, Session, Supervisor, system};
 use crate::packet::{FDS, Incoming, Link, PACKET, Packet, answered};
 use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
@@ -76,16 +76,20 @@ impl Batch {
                 && self.text.len() + recipe.len() <= Self::TEXT)
     }
 
-    fn add(&mut self, sid: u64, ends: &[u64], session: &Session) {
-        // Nobody has seen a session that still has to be answered.
-        let takeover = session.reply.is_none();
+    fn add(&mut self, sid: u64, ends: &[u64], session: &mut Session) {
+        // Nobody has seen a session that still has to be answered, unless its first worker spoke of itself.
+        let takeover = session.reply.is_none() || session.inform == Inform::Given;
+        let info = session.inform == Inform::Wanted;
+        if info {
+            session.inform = Inform::Given;
+        }
         let recipe = &session.recipe;
         let place = session.place.map_or(Value::Null, Value::from);
         let comma = if self.given.is_empty() { "" } else { "," };
         let number = ends.len();
         let _ = write!(
             self.text,
-            r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"place":{place},"recipe":{recipe}}}"#
+            r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"info":{info},"place":{place},"recipe":{recipe}}}"#
         );
         self.ends += number;
         self.given.push(Given {
@@ -353,7 +357,7 @@ impl Supervisor {
                     self.give_batch(number, std::mem::take(&mut batch));
                 }
                 // One that could not be given is gone by now, with the session if it was its last.
-                if let Some(session) = self.sessions.get(&sid) {
+                if let Some(session) = self.sessions.get_mut(&sid) {
                     batch.add(sid, some, session);
                 }
             }
@@ -604,9 +608,16 @@ impl Supervisor {
 
     /// A session is served: whoever waits for it may have it.
     fn served(&mut self, sid: u64) {
-        let reply = self.sessions.get_mut(&sid).and_then(|s| s.reply.take());
-        if let Some((id, client)) = reply {
-            self.reply(id, Ok(json!({"sid": sid})), vec![client]);
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let informed = session.inform != Inform::Nothing;
+        if let Some((id, client)) = session.reply.take() {
+            let mut said = json!({"sid": sid});
+            if informed {
+                said["info"] = true.into();
+            }
+            self.reply(id, Ok(said), vec![client]);
         }
     }
 

@@ -18,6 +18,7 @@ mod systemd;
 use crate::arguments::Arguments;
 use crate::packet::{self, Incoming, Link, answer};
 use crate::sys;
+use cryptofd_core::cpu::{cores, spin};
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::sys::socket;
 use domains::{Domain, Worker};
@@ -50,6 +51,8 @@ const RECENTLY: Duration = Duration::from_secs(10);
 const RESERVE: usize = 8;
 /// How long a broker that keeps dying is not restarted.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a worker's answer is spun for: it takes half of this to open a session.
+const SPIN: Duration = Duration::from_micros(200);
 /// How long the end of our children is waited for.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,19 @@ struct Session {
     ends: Vec<End>,
     /// The broker's request that waits for it, with the client's end.
     reply: Option<(u64, OwnedFd)>,
+    /// Whether its first worker says what INFO says, before it is asked.
+    inform: Inform,
+}
+
+/// What a client is told of its session without asking.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Inform {
+    #[default]
+    Nothing,
+    /// To be told by the worker that gets it.
+    Wanted,
+    /// A worker got it, and may have told.
+    Given,
 }
 
 /// A listening socket.
@@ -157,6 +173,10 @@ struct Supervisor {
     clients: u64,
     /// When there was work last.
     busy: Instant,
+    /// A worker is about to answer what somebody waits for.
+    soon: bool,
+    /// Whether to spin for it: not while others want the core.
+    spins: bool,
     buffer: Vec<u8>,
     status: String,
     /// Descriptors that are let go where a takeover needs some.
@@ -304,6 +324,8 @@ impl Supervisor {
             reexec: None,
             clients: 0,
             busy: Instant::now(),
+            soon: false,
+            spins: cores() > 1,
             buffer: Vec::new(),
             status: String::new(),
             reserve: Vec::new(),
@@ -338,7 +360,8 @@ impl Supervisor {
 
     /// Watches a link for room as well while something waits on it.
     fn rewatch(&self, link: &Link, token: u64) {
-        let room = if link.waiting() { libc::EPOLLOUT } else { 0 };
+        let Some(waits) = link.watches() else { return };
+        let room = if waits { libc::EPOLLOUT } else { 0 };
         let events = libc::EPOLLIN | room;
         let _ = socket::watch(self.epoll.as_fd(), link.as_fd(), events, token, true);
     }
@@ -346,7 +369,7 @@ impl Supervisor {
     fn serve(mut self) -> Result<()> {
         loop {
             let patience = self.patience();
-            match socket::wait(self.epoll.as_fd(), patience) {
+            match self.wait(patience) {
                 Ok(Some(SIGNALS)) => {
                     while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
                         if signal != libc::SIGHUP {
@@ -369,6 +392,7 @@ impl Supervisor {
                 Ok(Some(token)) => self.worker_readable(token & !LINK),
                 // Nothing waits to be read: only now is silence a sign.
                 Ok(None) => {
+                    self.spins = cores() > 1;
                     if self.overdue()? {
                         return self.end();
                     }
@@ -378,6 +402,21 @@ impl Supervisor {
             }
             self.reexec_when_quiet();
         }
+    }
+
+    /// What happens next, or nothing within `patience` milliseconds.
+    fn wait(&mut self, patience: i32) -> std::io::Result<Option<u64>> {
+        if std::mem::take(&mut self.soon) && self.spins {
+            let mut happened = Ok(None);
+            self.spins = spin(SPIN, || {
+                happened = socket::wait(self.epoll.as_fd(), 0);
+                !matches!(happened, Ok(None))
+            });
+            if !matches!(happened, Ok(None)) {
+                return happened;
+            }
+        }
+        socket::wait(self.epoll.as_fd(), patience)
     }
 
     /// Milliseconds until something is overdue.

@@ -1,7 +1,7 @@
 //! What the broker asks of the supervisor.
 
 use super::counts::{Counts, Figures};
-use super::{End, Session, Supervisor, system};
+use super::{End, Inform, Session, Supervisor, system};
 use crate::packet::{self, FDS, Packet};
 use crate::sys;
 use cryptofd_core::error::{Error, Result};
@@ -235,7 +235,7 @@ impl Supervisor {
         let session = Session {
             place: self.place(&name),
             domain: name,
-            recipe: Value::Object(recipe.clone()).to_string(),
+            recipe: serde_json::to_string(recipe).map_err(|_| Error::invalid("no JSON"))?,
             ends: vec![End {
                 fd: serving,
                 inode,
@@ -243,10 +243,15 @@ impl Supervisor {
                 _held: None,
             }],
             reply: Some((id, client)),
+            inform: match packet.object.get("info") {
+                Some(Value::Bool(true)) => Inform::Wanted,
+                _ => Inform::Nothing,
+            },
         };
         super::systemd::keep(sid, &session);
         self.sessions.insert(sid, session);
         self.give(number, vec![(sid, vec![inode])]);
+        self.soon = true;
         Ok(Done::Later)
     }
 }

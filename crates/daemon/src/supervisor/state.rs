@@ -275,6 +275,7 @@ impl Supervisor {
                 place: entry["place"].as_u64().map(|place| place as u32),
                 ends,
                 reply: None,
+                inform: super::Inform::Nothing,
             };
             supervisor.sessions.insert(integer(&entry["sid"])?, session);
         }

@@ -220,6 +220,7 @@ impl Supervisor {
             recipe: about["recipe"].to_string(),
             ends,
             reply: None,
+            inform: super::Inform::Nothing,
         };
         self.sessions.insert(sid, session);
         Some((number, inodes))

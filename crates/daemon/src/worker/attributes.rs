@@ -46,8 +46,8 @@ impl Attributes {
     }
 
     /// The bytes that are authenticated: sorted keys, no spaces, UTF-8.
-    pub fn canonical(&self) -> Vec<u8> {
-        Value::Object(self.0.clone()).to_string().into_bytes()
+    pub fn canonical(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(&self.0).map_err(invalid)
     }
 
     /// As JSON.
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn canonical_is_sorted_and_without_spaces() {
         let attributes = attributes(&[("label", json!("d\u{e4}\"b"))]).unwrap();
-        let text = String::from_utf8(attributes.canonical()).unwrap();
+        let text = String::from_utf8(attributes.canonical().unwrap()).unwrap();
         assert_eq!(
             text,
             "{\"algorithm\":\"gcm(aes)\",\"expires\":null,\"exportable\":false,\

@@ -5,7 +5,6 @@ use super::lease::{Lease, Leases};
 use super::sessions::Sessions;
 use super::shares::Limit;
 use super::upstream::Upstream;
-use crate::sys;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Result};
 use cryptofd_core::record::{Incoming, Op};
@@ -15,7 +14,7 @@ use cryptofd_core::session::Session;
 use cryptofd_core::table::{Algorithm, Kind};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
 /// What an op needs of a key.
@@ -257,26 +256,20 @@ impl Keeper for Grant {
         json!({"session": self.sid, "usage": self.usage, "key": told})
     }
 
-    fn hold(&self, end: BorrowedFd<'_>) -> Result<()> {
-        let failed = |error: std::io::Error| {
-            Error::system(
-                error.raw_os_error().unwrap_or(libc::EIO),
-                "a copy of a clone",
-            )
-        };
-        let inode = sys::inode(end.as_fd()).map_err(failed)?;
-        let copy = end.try_clone_to_owned().map_err(failed)?;
-        let notice = json!({"event": "hold", "sid": self.sid, "end": inode});
-        self.upstream.tell(&notice, vec![copy])
+    fn hold(&self, end: BorrowedFd<'_>, inode: u64) -> Result<()> {
+        let sid = self.sid;
+        let notice = format!(r#"{{"event":"hold","sid":{sid},"end":{inode}}}"#);
+        self.upstream.tell_text(&notice, &[end])
     }
 
     fn ended(&self, end: u64, left: usize, released: bool) {
+        let sid = self.sid;
         // A supervisor that is gone does not care.
-        let _ = self.upstream.tell(
-            &json!({
-                "event": "ended", "sid": self.sid, "end": end, "ends_left": left, "released": released,
-            }),
-            Vec::new(),
+        let _ = self.upstream.tell_text(
+            &format!(
+                r#"{{"event":"ended","sid":{sid},"end":{end},"ends_left":{left},"released":{released}}}"#
+            ),
+            &[],
         );
         if left == 0 {
             if let Some(sessions) = self.sessions.upgrade() {

@@ -80,7 +80,7 @@ impl Wrapper {
         random(&mut head[8..])?;
         session.seal(
             &head[8..],
-            Input::from(&attributes.canonical()[..]),
+            Input::from(&attributes.canonical()?[..]),
             Input::from(key.expose()),
             Output::from(out),
         )?;
@@ -106,7 +106,7 @@ impl Wrapper {
                 ),
             )
         })?;
-        let aad = attributes.canonical();
+        let aad = attributes.canonical()?;
         arena::bounded(|| {
             Secret::made(sealed.len() - TAG, |out| {
                 let length = out.len();

@@ -22,8 +22,8 @@ use cryptofd_core::engines::software::{self, random};
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::preferences;
 use cryptofd_core::secret::Secret;
-use cryptofd_core::serve;
-use cryptofd_core::sys::{arena, bus, socket, thread};
+use cryptofd_core::serve::{self, Served};
+use cryptofd_core::sys::{arena, bus, descriptor, socket, thread};
 use keys::{MATERIAL, Wrapper};
 use lease::Leases;
 use serde_json::{Value, json};
@@ -120,6 +120,7 @@ pub fn run(arguments: &mut Arguments) -> Result<()> {
         return Err(Error::invalid("the worker's library allocates elsewhere"));
     }
     confine::begin(user)?;
+    descriptor::all_ours();
     arena::strict();
     // The arena is locked either way, the stacks as threads begin.
     arena::lock_all();
@@ -221,13 +222,17 @@ impl Worker {
         };
         let op = packet.text("op").unwrap_or_default().to_owned();
         let nothing = |()| json!({});
+        let mut informed = Vec::new();
         let done = match op.as_str() {
             "ping" => Ok(json!({})),
             "kek" => self.kek(packet).map(nothing),
             "broker" => self.set_broker(packet).map(nothing),
             "counts" => self.counts(packet).map(nothing),
             "move" => self.sessions.move_to(&packet).map(nothing),
-            "serve" => self.sessions.serve(packet, self.wrapper.as_deref()),
+            "serve" => {
+                let wrapper = self.wrapper.as_deref();
+                self.sessions.serve(packet, wrapper, &mut informed)
+            }
             "drain" => {
                 let seconds = packet.number("seconds").unwrap_or(0);
                 self.drain(id, Duration::from_secs(seconds))?;
@@ -236,7 +241,10 @@ impl Worker {
             _ => Err(Error::unsupported(format!("no op {op:?}"))),
         };
         let told = answer(id, done);
-        self.upstream.tell(&told, Vec::new())
+        self.upstream.tell(&told, Vec::new())?;
+        // While the descriptors are on their way to who waits for them.
+        informed.iter().for_each(Served::inform);
+        Ok(())
     }
 
     /// Reads the key-encryption keys: a mapping of secret memory, or a stream of another worker's.

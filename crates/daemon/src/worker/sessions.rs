@@ -10,7 +10,7 @@ use crate::packet::{self, Packet};
 use crate::sys::Mapping;
 use cryptofd_core::engine::Key;
 use cryptofd_core::error::{Error, Result};
-use cryptofd_core::serve::Kept;
+use cryptofd_core::serve::{Kept, Served};
 use cryptofd_core::session::Session;
 use cryptofd_core::sys::arena;
 use cryptofd_core::table;
@@ -70,18 +70,27 @@ impl Sessions {
     }
 
     /// Serves the ends that came with a packet, for sessions that are open or are opened now. The answer
-    /// names those that are not.
-    pub fn serve(self: &Arc<Self>, packet: Packet, wrapper: Option<&Wrapper>) -> Result<Value> {
+    /// names those that are not; `informed` are those that want INFO without asking.
+    pub fn serve(
+        self: &Arc<Self>,
+        packet: Packet,
+        wrapper: Option<&Wrapper>,
+        informed: &mut Vec<Served>,
+    ) -> Result<Value> {
         let mut fds = packet.fds.into_iter();
         let mut refused = Vec::new();
         for session in list(&packet.object, "sessions")? {
             let sid = packet::number(session, "sid")?;
             let number = packet::number(session, "ends")? as usize;
             let ends: Vec<OwnedFd> = fds.by_ref().take(number).collect();
-            if let Err(error) = self.serve_one(sid, session, ends, wrapper) {
-                refused.push(json!({
+            match self.serve_one(sid, session, ends, wrapper) {
+                Ok(served) if session.get("info") == Some(&Value::Bool(true)) => {
+                    informed.extend(served);
+                }
+                Ok(_) => {}
+                Err(error) => refused.push(json!({
                     "sid": sid, "errno": error.errno().clamp(1, 4095), "error": error.message(),
-                }));
+                })),
             }
         }
         Ok(json!({"refused": refused}))
@@ -93,7 +102,7 @@ impl Sessions {
         session: &Map<String, Value>,
         ends: Vec<OwnedFd>,
         wrapper: Option<&Wrapper>,
-    ) -> Result<()> {
+    ) -> Result<Vec<Served>> {
         let taken_over = session.get("takeover") == Some(&Value::Bool(true));
         let known = lock(&self.open).get(&sid).cloned();
         let kept = match known {
@@ -114,7 +123,8 @@ impl Sessions {
         };
         let served = ends
             .into_iter()
-            .try_for_each(|end| kept.serve(end, taken_over));
+            .map(|end| kept.serve(end, taken_over))
+            .collect::<Result<_>>();
         if served.is_err() && kept.ends() == 0 {
             self.forget(sid);
         }

@@ -2,8 +2,11 @@
 
 use crate::packet::{Outgoing, pack};
 use cryptofd_core::error::{Error, Result};
+use cryptofd_core::sys::buffer::Input;
+use cryptofd_core::sys::socket;
 use serde_json::{Value, json};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,12 @@ impl Upstream {
     /// Tells the supervisor; waits until there is room.
     pub fn tell(&self, object: &Value, fds: Vec<OwnedFd>) -> Result<()> {
         put(&pack(object, fds)?, &self.supervisor)
+    }
+
+    /// The same with a short object that is text already, and descriptors that stay the caller's.
+    pub fn tell_text(&self, object: &str, fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let part = [Input::from(object.as_bytes())];
+        patiently(|| socket::send_many(self.supervisor.as_fd(), &part, fds, false).map(drop))
     }
 
     /// The broker's channel from now on.
@@ -78,8 +87,12 @@ impl Upstream {
 
 /// Sends, waiting for room.
 pub fn put(packet: &Outgoing, fd: &OwnedFd) -> Result<()> {
+    patiently(|| packet.send(fd.as_fd(), false))
+}
+
+fn patiently(send: impl Fn() -> io::Result<()>) -> Result<()> {
     loop {
-        match packet.send(fd.as_fd(), false) {
+        match send() {
             Ok(()) => return Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => {}

@@ -106,7 +106,7 @@ impl Kek {
         let session = &self.session;
         match self.format {
             Format::Own if session.algorithm().kind == Kind::Aead => {
-                let attributes = attributes.canonical();
+                let attributes = attributes.canonical()?;
                 let mut out = SEALED.to_vec();
                 out.extend_from_slice(&(attributes.len() as u32).to_le_bytes());
                 out.extend_from_slice(&attributes);
@@ -169,7 +169,7 @@ fn none() -> Error {
 
 /// Two lengths (u32, little-endian), the attributes, the key, and zeros up to whole blocks of 8 bytes.
 fn together(attributes: &Attributes, key: &Secret) -> Result<Secret> {
-    let attributes = attributes.canonical();
+    let attributes = attributes.canonical()?;
     if attributes.len() > ATTRIBUTES {
         return Err(Error::too_large("the attributes are too long"));
     }
