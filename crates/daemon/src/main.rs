@@ -1,6 +1,7 @@
 //! cryptofd-daemon: the supervisor of a broker and its workers, and a worker.
 
 mod arguments;
+mod elsewhere;
 mod packet;
 mod supervisor;
 mod sys;

@@ -206,7 +206,7 @@ pub fn lost() -> Error {
 
 /// Takes the next packet.
 pub fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, nonblock: bool) -> Incoming {
-    receive_up_to(BODY, fd, buffer, nonblock)
+    receive_up_to(BODY, fd, buffer, nonblock, drop)
 }
 
 /// The same of one whose objects in memfds have at most `body` bytes.
@@ -215,10 +215,11 @@ fn receive_up_to(
     fd: BorrowedFd<'_>,
     buffer: &mut Vec<u8>,
     nonblock: bool,
+    close: fn(Vec<OwnedFd>),
 ) -> Incoming {
     buffer.resize(PACKET + 1, 0);
     loop {
-        let got = match socket::receive_many(fd, buffer, nonblock) {
+        let mut got = match socket::receive_many(fd, buffer, nonblock) {
             Ok(got) => got,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
@@ -228,44 +229,57 @@ fn receive_up_to(
                 _ => return Incoming::End,
             },
         };
-        if got.length == 0 {
+        let parsed = if got.length == 0 && got.fds.is_empty() && !got.lost {
             return Incoming::End;
-        }
-        if got.length > PACKET {
-            return Incoming::Garbage(Error::too_large("a packet beyond every limit"));
-        }
-        if got.lost && got.fds.len() >= FDS {
-            return Incoming::Garbage(Error::too_large(format!("more than {FDS} descriptors")));
-        }
-        let fds = if got.lost { Vec::new() } else { got.fds };
-        return match parse(body, &buffer[..got.length], fds) {
-            Ok(packet) if got.lost => Incoming::Lost(packet),
-            Ok(packet) => Incoming::Packet(packet),
-            Err(_) if got.lost => Incoming::Nothing,
-            Err(error) => Incoming::Garbage(error),
+        } else if got.length > PACKET {
+            Err(Error::too_large("a packet beyond every limit"))
+        } else if got.fds.len() > FDS {
+            Err(Error::too_large(format!("more than {FDS} descriptors")))
+        } else {
+            if got.lost {
+                close(std::mem::take(&mut got.fds));
+            }
+            parse(body, &buffer[..got.length], &mut got.fds)
+        };
+        return match parsed {
+            Ok(object) if got.lost => Incoming::Lost(Packet {
+                object,
+                fds: Vec::new(),
+            }),
+            Ok(object) => Incoming::Packet(Packet {
+                object,
+                fds: got.fds,
+            }),
+            Err(_) if got.lost && got.fds.is_empty() => Incoming::Nothing,
+            Err(error) => {
+                close(got.fds);
+                Incoming::Garbage(error)
+            }
         };
     }
 }
 
-fn parse(most: usize, bytes: &[u8], mut fds: Vec<OwnedFd>) -> Result<Packet> {
+/// The object; its body is not among the descriptors any more.
+fn parse(most: usize, bytes: &[u8], fds: &mut Vec<OwnedFd>) -> Result<Map<String, Value>> {
     let none = || Error::invalid("a packet that is no JSON object");
     let value: Value = serde_json::from_slice(bytes).map_err(|_| none())?;
     let Value::Object(object) = value else {
         return Err(none());
     };
     if object.get("body").and_then(Value::as_str) != Some("attached") {
-        return Ok(Packet { object, fds });
+        return Ok(object);
     }
     let length = object.get("bytes").and_then(Value::as_u64);
-    let length = length
-        .filter(|length| *length <= most as u64 && !fds.is_empty())
+    let (length, memory) = length
+        .filter(|length| *length <= most as u64)
+        .zip(fds.first())
         .ok_or_else(|| Error::invalid("an attached body that is missing or too long"))?;
-    let memory = fds.remove(0);
     let body = memfd::read(memory.as_fd(), length as usize)?;
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(object)) => Ok(Packet { object, fds }),
-        _ => Err(none()),
-    }
+    let Ok(Value::Object(object)) = serde_json::from_slice(&body) else {
+        return Err(none());
+    };
+    fds.remove(0);
+    Ok(object)
 }
 
 /// Whether what could not be sent can be sent later.
@@ -386,7 +400,8 @@ impl Link {
 
     /// Takes the next packet, if there is one.
     pub fn receive(&self, buffer: &mut Vec<u8>) -> Incoming {
-        receive_up_to(self.body, self.fd.as_fd(), buffer, true)
+        let close = super::elsewhere::close_all;
+        receive_up_to(self.body, self.fd.as_fd(), buffer, true, close)
     }
 }
 

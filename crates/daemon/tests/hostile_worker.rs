@@ -13,6 +13,8 @@ use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::sys::socket;
 use packet::{Incoming, Packet, pack, receive};
 use serde_json::{Value, json};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -177,6 +179,29 @@ impl Stage {
                 return;
             }
         }
+    }
+
+    /// Waits until this one is known to be gone.
+    fn taken_over_or_gone(&mut self, hostile: &Hostile) {
+        loop {
+            let status = self.daemon.status();
+            let workers = status["workers"].as_array().unwrap();
+            if workers.iter().all(|one| one["pid"] != json!(hostile.pid)) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until it has closed all but so many: it does so beside its work.
+    fn settled(&mut self, most: usize) {
+        for _ in 0..2000 {
+            self.daemon.status();
+            if self.descriptors() <= most {
+                return;
+            }
+        }
+        panic!("{} descriptors, not {most}", self.descriptors());
     }
 
     /// Descriptors that the supervisor has.
@@ -349,8 +374,7 @@ fn garbage_from_a_worker_is_its_end() {
     assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
     // A domain with its session: link, process, page and end. Nothing of what came is left.
     let domains = 11;
-    let now = stage.descriptors();
-    assert!(now <= before + 4 * domains + 2, "{before}, {now}");
+    stage.settled(before + 4 * domains + 2);
 }
 
 /// A worker that lies every time is not started for ever: its domain is given up, with the reason.
@@ -425,7 +449,7 @@ fn a_flood_of_held_ends_has_an_end() {
         .control
         .ask(json!({"op": "close", "sid": sid}))
         .unwrap();
-    assert!(stage.descriptors() <= before + 4);
+    stage.settled(before + 4);
 }
 
 /// A worker that stops reading and answering is killed after two seconds; others do not wait for it.
@@ -498,6 +522,110 @@ fn a_socket_given_away_does_not_outlive_its_worker() {
     for thread in flood {
         thread.join().unwrap();
     }
+}
+
+/// A TCP socket of which close(2) takes an hour: it lingers, and its other end does not read.
+fn lingering() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut sock = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    sock.set_nonblocking(true).unwrap();
+    while sock.write(&[0; 1 << 16]).is_ok() {}
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 3600,
+    };
+    // SAFETY: a whole linger, of whose size the kernel is told.
+    let set = unsafe {
+        libc::setsockopt(
+            sock.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            size_of_val(&linger) as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0);
+    (sock.into(), peer)
+}
+
+/// Descriptors whose last copy is the supervisor's, and which take an hour to close: others are served.
+#[test]
+fn what_takes_an_hour_to_close_stops_nobody() {
+    let mut stage = Stage::new();
+    let others = stage.recipe_in(OTHER);
+    let (_, theirs) = stage.open_in(OTHER, &others);
+    let mut evil = stage.take(DOMAIN);
+    let id = stage.ask_session(DOMAIN, &others);
+    let (sid, end) = evil.serve();
+    let (_, mut fds) = stage.daemon.control.wait(id).unwrap();
+    let client = fds.pop().unwrap();
+    let mut peers = Vec::new();
+    let mut one = || {
+        let (sock, peer) = lingering();
+        peers.push(peer);
+        sock
+    };
+    // No end of a session; too many; more than a packet brings; in the queue of what is an end.
+    evil.say(&json!({"event": "hold", "sid": sid}), vec![one()]);
+    evil.say(&json!({"event": "hold", "sid": sid}), vec![one(), one()]);
+    evil.say(&json!({"event": "dream"}), vec![one()]);
+    for sid in [sid, sid + 1000] {
+        let (there, here) = socket::pair().unwrap();
+        let sock = one();
+        socket::send(
+            here.as_fd(),
+            &[Input::from(b"x")],
+            Some(sock.as_fd()),
+            false,
+        )
+        .unwrap();
+        evil.say(&json!({"event": "hold", "sid": sid}), vec![there]);
+    }
+    // What a client has sent and no worker read.
+    let sock = one();
+    socket::send(
+        client.as_fd(),
+        &[Input::from(b"x")],
+        Some(sock.as_fd()),
+        false,
+    )
+    .unwrap();
+    drop((sock, client, end));
+    evil.heard();
+    call(&theirs, Op::Digest, b"x").unwrap();
+    assert!(stage.ends(sid) >= 2);
+    let close = json!({"op": "close", "sid": sid});
+    stage.daemon.control.ask(close).unwrap();
+    assert_eq!(stage.ends(sid), 0);
+    // What the worker puts where a client would read, if it did not refuse the session.
+    let id = stage.ask_session(DOMAIN, &others);
+    let asked = loop {
+        let packet = evil.next();
+        match packet.text("op").unwrap() {
+            "serve" => break packet,
+            _ => evil.answer(&packet),
+        }
+    };
+    let sock = one();
+    let end = asked.fds[0].as_fd();
+    socket::send(end, &[Input::from(b"x")], Some(sock.as_fd()), false).unwrap();
+    drop(sock);
+    let refused = json!([{"sid": asked.object["sessions"][0]["sid"], "errno": 5, "error": "no"}]);
+    evil.say(
+        &json!({"id": asked.object["id"], "ok": {"refused": refused}}),
+        vec![],
+    );
+    drop(asked);
+    assert_eq!(errno(stage.daemon.control.wait(id)), 5);
+    // With garbage, and at its end.
+    let sock = one();
+    let fds = [sock.as_fd(); packet::FDS];
+    socket::send_many(evil.control.as_fd(), &[Input::from(b"{")], &fds, false).unwrap();
+    drop(sock);
+    stage.taken_over_or_gone(&evil);
+    let (_, more) = stage.open_in(OTHER, &others);
+    call(&more, Op::Digest, b"x").unwrap();
 }
 
 /// A worker that talks without end is heard in turn with others.

@@ -184,9 +184,10 @@ pub fn receive(
     receive_with(fd, parts, take, nonblock, control)
 }
 
-/// Receives one packet with up to `MANY` descriptors.
+/// Receives one packet with all the descriptors that the kernel takes (253): what there is no room for it would
+/// close itself, and that may take as long as whoever sent it likes.
 pub fn receive_many(fd: BorrowedFd<'_>, buffer: &mut [u8], nonblock: bool) -> io::Result<Received> {
-    let mut control: LargeControl = [0; 2 + MANY / 2];
+    let mut control = [0u64; 2 + 254 / 2];
     receive_with(fd, &mut [buffer], Take::Whole, nonblock, &mut control)
 }
 

@@ -3,6 +3,7 @@
 use super::counts::Counts;
 use super::process::Process;
 use super::{Deaths, End, Inform, LINK, Session, Supervisor, system};
+use crate::elsewhere::{self, Foreign};
 use crate::packet::{FDS, Incoming, Link, PACKET, Packet, answered};
 use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
@@ -455,13 +456,21 @@ impl Supervisor {
 
     /// One packet of a worker, of which nothing is believed.
     fn heard(&mut self, number: u64, mut packet: Packet) {
+        self.take_in(number, &mut packet);
+        elsewhere::close_all(packet.fds);
+    }
+
+    fn take_in(&mut self, number: u64, packet: &mut Packet) {
         match packet.text("event") {
             Ok("hold") => {
                 let Ok(sid) = packet.number("sid") else {
                     return;
                 };
-                let Ok(fd) = packet.only_fd() else { return };
-                self.hold(number, sid, fd);
+                if packet.fds.len() == 1 {
+                    if let Some(fd) = packet.fds.pop() {
+                        self.hold(number, sid, Foreign::new(fd));
+                    }
+                }
             }
             Ok("ended") => {
                 let (Ok(sid), Ok(end)) = (packet.number("sid"), packet.number("end")) else {
@@ -471,11 +480,11 @@ impl Supervisor {
                 self.ended(number, sid, end, released);
             }
             Ok(_) => {}
-            Err(_) => self.worker_answered(number, &packet),
+            Err(_) => self.worker_answered(number, packet),
         }
     }
 
-    fn hold(&mut self, number: u64, sid: u64, fd: OwnedFd) {
+    fn hold(&mut self, number: u64, sid: u64, fd: Foreign) {
         let Ok(inode) = sys::inode(fd.as_fd()) else {
             return;
         };
@@ -617,7 +626,7 @@ impl Supervisor {
             if informed {
                 said["info"] = true.into();
             }
-            self.reply(id, Ok(said), vec![client]);
+            self.reply(id, Ok(said), client.take().into_iter().collect());
         }
     }
 

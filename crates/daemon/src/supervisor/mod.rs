@@ -1,7 +1,7 @@
 //! The supervisor: holds descriptors, starts and restarts the broker and the workers, and reads nothing
 //! that a client sends.
 //!
-//! One thread, one epoll. What comes from a worker is checked like what comes from a stranger: it can only
+//! One thread, one epoll; other threads only close what others gave us. What comes from a worker is checked like what comes from a stranger: it can only
 //! end sessions of its own domain.
 
 mod counts;
@@ -16,6 +16,7 @@ mod state;
 mod systemd;
 
 use crate::arguments::Arguments;
+use crate::elsewhere::Foreign;
 use crate::packet::{self, Incoming, Link, answer};
 use crate::sys;
 use cryptofd_core::cpu::{cores, spin};
@@ -62,7 +63,7 @@ pub(crate) fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
 
 /// A serving end that is kept for the next worker.
 struct End {
-    fd: OwnedFd,
+    fd: Foreign,
     /// By which its worker names it.
     inode: u64,
     /// The worker that serves it.
@@ -80,7 +81,7 @@ struct Session {
     place: Option<u32>,
     ends: Vec<End>,
     /// The broker's request that waits for it, with the client's end.
-    reply: Option<(u64, OwnedFd)>,
+    reply: Option<(u64, Foreign)>,
     /// Whether its first worker says what INFO says, before it is asked.
     inform: Inform,
 }

@@ -2,6 +2,7 @@
 
 use super::counts::{Counts, Figures};
 use super::{End, Inform, Session, Supervisor, system};
+use crate::elsewhere::Foreign;
 use crate::packet::{self, FDS, Packet};
 use crate::sys;
 use cryptofd_core::error::{Error, Result};
@@ -237,12 +238,12 @@ impl Supervisor {
             domain: name,
             recipe: serde_json::to_string(recipe).map_err(|_| Error::invalid("no JSON"))?,
             ends: vec![End {
-                fd: serving,
+                fd: Foreign::new(serving),
                 inode,
                 worker: number,
                 _held: None,
             }],
-            reply: Some((id, client)),
+            reply: Some((id, Foreign::new(client))),
             inform: match packet.object.get("info") {
                 Some(Value::Bool(true)) => Inform::Wanted,
                 _ => Inform::Nothing,

@@ -5,6 +5,7 @@ use super::counts::{Counts, Figures};
 use super::domains::{Domain, Worker};
 use super::process::Process;
 use super::{EXIT, End, Kek, LINK, Listening, Options, Session, Supervisor, system};
+use crate::elsewhere::Foreign;
 use crate::packet::Link;
 use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
@@ -263,7 +264,7 @@ impl Supervisor {
             let mut ends = Vec::new();
             for end in list(&entry["ends"]) {
                 ends.push(End {
-                    fd: fd(&end[0])?,
+                    fd: Foreign::new(fd(&end[0])?),
                     inode: integer(&end[1])?,
                     worker: integer(&end[2])?,
                     _held: None,

@@ -204,7 +204,7 @@ impl Supervisor {
             let inode = sys::inode(fd.as_fd()).ok()?;
             inodes.push(inode);
             ends.push(super::End {
-                fd,
+                fd: crate::elsewhere::Foreign::new(fd),
                 inode,
                 worker: number,
                 _held: None,

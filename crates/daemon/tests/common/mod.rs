@@ -1,6 +1,8 @@
 //! A test in the broker's place, on the control socket of the real program.
 #![allow(dead_code)]
 
+#[path = "../../src/elsewhere.rs"]
+pub mod elsewhere;
 #[path = "../../src/packet.rs"]
 pub mod packet;
 
