@@ -181,6 +181,11 @@ impl Stage {
         }
     }
 
+    fn signal(&self, signal: i32) {
+        // SAFETY: our own child, which lives.
+        assert_eq!(unsafe { libc::kill(self.daemon.pid() as i32, signal) }, 0);
+    }
+
     /// Waits until this one is known to be gone.
     fn taken_over_or_gone(&mut self, hostile: &Hostile) {
         loop {
@@ -552,6 +557,8 @@ fn lingering() -> (OwnedFd, TcpStream) {
 /// Descriptors whose last copy is the supervisor's, and which take an hour to close: others are served.
 #[test]
 fn what_takes_an_hour_to_close_stops_nobody() {
+    let (mut socks, _peers): (Vec<_>, Vec<_>) = (0..9).map(|_| lingering()).unzip();
+    let mut one = || socks.pop().unwrap();
     let mut stage = Stage::new();
     let others = stage.recipe_in(OTHER);
     let (_, theirs) = stage.open_in(OTHER, &others);
@@ -560,12 +567,8 @@ fn what_takes_an_hour_to_close_stops_nobody() {
     let (sid, end) = evil.serve();
     let (_, mut fds) = stage.daemon.control.wait(id).unwrap();
     let client = fds.pop().unwrap();
-    let mut peers = Vec::new();
-    let mut one = || {
-        let (sock, peer) = lingering();
-        peers.push(peer);
-        sock
-    };
+    // So that none of what is sent is closed there before it is closed here.
+    stage.signal(libc::SIGSTOP);
     // No end of a session; too many; more than a packet brings; in the queue of what is an end.
     evil.say(&json!({"event": "hold", "sid": sid}), vec![one()]);
     evil.say(&json!({"event": "hold", "sid": sid}), vec![one(), one()]);
@@ -592,6 +595,7 @@ fn what_takes_an_hour_to_close_stops_nobody() {
     )
     .unwrap();
     drop((sock, client, end));
+    stage.signal(libc::SIGCONT);
     evil.heard();
     call(&theirs, Op::Digest, b"x").unwrap();
     assert!(stage.ends(sid) >= 2);
@@ -619,10 +623,12 @@ fn what_takes_an_hour_to_close_stops_nobody() {
     drop(asked);
     assert_eq!(errno(stage.daemon.control.wait(id)), 5);
     // With garbage, and at its end.
+    stage.signal(libc::SIGSTOP);
     let sock = one();
     let fds = [sock.as_fd(); packet::FDS];
     socket::send_many(evil.control.as_fd(), &[Input::from(b"{")], &fds, false).unwrap();
     drop(sock);
+    stage.signal(libc::SIGCONT);
     stage.taken_over_or_gone(&evil);
     let (_, more) = stage.open_in(OTHER, &others);
     call(&more, Op::Digest, b"x").unwrap();
