@@ -351,19 +351,27 @@ fn what_a_key_seals_is_counted_until_nothing_is_left() {
     assert_eq!(broker.join().unwrap(), 300);
 }
 
-/// A broker that has `left` uses, and then none; joined, it says how many it gave.
+/// A broker that has `left` uses, and then none; joined, it says how many it gave. It has just begun: what it
+/// is asked first it cannot say, which is not the same as nothing.
 fn lending(mut worker: Channel, mut left: u64) -> std::thread::JoinHandle<u64> {
     std::thread::spawn(move || {
         let mut granted = 0;
+        let mut asked = 0;
         while let Some(request) = worker.maybe_next() {
             if request.text("op").ok() != Some("lease") {
                 continue;
             }
-            let uses = request.number("uses").unwrap().min(left);
-            left -= uses;
-            granted += uses;
+            asked += 1;
             let id = request.number("id").unwrap();
-            let packet = packet::pack(&json!({"id": id, "ok": {"uses": uses}}), Vec::new());
+            let answer = if asked < 3 {
+                json!({"id": id, "errno": libc::EPERM, "error": "no session on that key"})
+            } else {
+                let uses = request.number("uses").unwrap().min(left);
+                left -= uses;
+                granted += uses;
+                json!({"id": id, "ok": {"uses": uses}})
+            };
+            let packet = packet::pack(&answer, Vec::new());
             use std::os::fd::AsFd;
             packet.unwrap().send(worker.fd.as_fd(), false).unwrap();
         }

@@ -19,6 +19,8 @@ const FEW: u64 = 64;
 const MANY: u64 = 1 << 20;
 /// Those that are sealed before the broker has counted them, while it is being replaced.
 const AHEAD: u64 = 1 << 22;
+/// After which it is asked again, where it could not say.
+const SOON: Duration = Duration::from_millis(50);
 /// Uses that are asked for where the first lease named no number.
 const BLOCK: u64 = 1024;
 
@@ -82,7 +84,7 @@ impl Lease {
                     "the broker does not answer, and the uses leased from it are spent: try again",
                 ));
             }
-            let waited = self.changed.wait_timeout(state, wait);
+            let waited = self.changed.wait_timeout(state, wait.min(SOON));
             state = waited.unwrap_or_else(|e| e.into_inner()).0;
         }
     }
@@ -116,8 +118,14 @@ impl Lease {
         Ok(())
     }
 
-    fn answered(&self, uses: u64) {
+    /// What the broker gave; nothing if it could not say.
+    fn answered(&self, uses: Option<u64>) {
         let mut state = lock(&self.state);
+        let Some(uses) = uses else {
+            // One that has just begun may not know this session yet: it is asked again soon.
+            state.asked = Instant::now().checked_sub(PATIENCE.saturating_sub(SOON));
+            return;
+        };
         state.asked = None;
         state.spent = uses == 0;
         if self.limited.load(Ordering::Acquire) {
@@ -189,8 +197,8 @@ impl Leases {
             .ask(&json!({"op": "lease", "id": id, "key": lease.key, "uses": uses}));
     }
 
-    /// The broker's answer to the request `id`.
-    pub fn answered(&self, id: u64, uses: u64) {
+    /// The broker's answer to the request `id`; `None` if it refused.
+    pub fn answered(&self, id: u64, uses: Option<u64>) {
         let Some(key) = lock(&self.asked).remove(&id) else {
             return;
         };

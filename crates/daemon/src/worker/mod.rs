@@ -326,7 +326,7 @@ impl Worker {
             // An answer: of a lease, for that is all that is asked.
             let granted = packet::answered(&packet.object).ok();
             let uses = granted.and_then(|ok| ok.get("uses").and_then(Value::as_u64));
-            return self.leases.answered(id, uses.unwrap_or(0));
+            return self.leases.answered(id, uses);
         };
         if op == "ping" {
             return say(&answer(id, Ok(json!({}))), Vec::new(), &channel);
