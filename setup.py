@@ -1,10 +1,15 @@
-"""What pyproject.toml cannot say: the C library's file is called libcryptofd.so.0."""
+"""What pyproject.toml cannot say: how the files of the libraries are called."""
 
 import os
 
 from setuptools import setup
 from setuptools_rust import build_rust
 from setuptools_rust.extension import RustExtension
+
+
+#: A library that programs are linked with has a version in its name; a module that is loaded by its
+#: path has none.
+LIBRARIES = {"libcryptofd": ".so.0", "libcryptofd-pkcs11": ".so"}
 
 
 class BuildRust(build_rust):
@@ -14,7 +19,7 @@ class BuildRust(build_rust):
         path: str = super().get_dylib_ext_path(ext, module_name)
         folder, name = os.path.split(path)
         if name.startswith("lib"):
-            name = name.split(".")[0] + ".so.0"
+            name = name.split(".")[0] + LIBRARIES[name.split(".")[0]]
         return os.path.join(folder, name)  # noqa: PTH118
 
 

@@ -1,0 +1,348 @@
+//! Wrapping, unwrapping and deriving keys.
+
+use crate::attributes::Attributes;
+use crate::cipher;
+use crate::der;
+use crate::digest;
+use crate::ffi::Out;
+use crate::mechanism::{self, Does};
+use crate::module::{Session, State};
+use crate::object::{self, How, Material, Object, Origin};
+use crate::parameter::{Mechanism, Parameter, Salt};
+use crate::rv::{Result, Rv, invalid_is};
+use cryptofd_core::engine::{Derivation, Direction, Key};
+use cryptofd_core::secret::Secret;
+use cryptofd_core::session::{self, Request};
+use cryptofd_core::sys::buffer::Input;
+use cryptofd_core::table;
+use cryptoki_sys::*;
+use zeroize::Zeroizing;
+
+/// C_WrapKey.
+pub fn wrap(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    by: CK_OBJECT_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    out: &mut Out<'_>,
+) -> Result<()> {
+    let by = state
+        .object(session.slot, by)
+        .map_err(|_| Rv(CKR_WRAPPING_KEY_HANDLE_INVALID))?;
+    let key = state.key(session.slot, key)?;
+    if mechanism::find(mechanism.kind)?.flags & CKF_WRAP == 0 {
+        return Err(Rv(CKR_MECHANISM_INVALID));
+    }
+    by.may(CKA_WRAP)?;
+    if !key.flag(CKA_EXTRACTABLE) {
+        return Err(Rv(CKR_KEY_UNEXTRACTABLE));
+    }
+    if key.flag(CKA_WRAP_WITH_TRUSTED) && !by.flag(CKA_TRUSTED) {
+        return Err(Rv(CKR_KEY_NOT_WRAPPABLE));
+    }
+    let bytes = match &key.material {
+        Material::Secret(secret) => secret,
+        // PKCS#8, as PKCS#11 has private keys wrapped.
+        Material::Pair(secret) if key.class() == CKO_PRIVATE_KEY => secret,
+        Material::Kept(_) => return Err(Rv(CKR_KEY_UNEXTRACTABLE)),
+        _ => return Err(Rv(CKR_KEY_NOT_WRAPPABLE)),
+    };
+    let crypting = cipher::prepare(&by, mechanism, Direction::Encrypt)?;
+    if out.capacity().is_none() {
+        out.tell(crypting.room(bytes.len()));
+        return Ok(());
+    }
+    let wrapped = crypting.whole(Input::from(bytes.expose()));
+    let wrapped = wrapped.map_err(|error| match error.0 {
+        CKR_DATA_LEN_RANGE | CKR_ARGUMENTS_BAD => Rv(CKR_KEY_SIZE_RANGE),
+        _ => error,
+    })?;
+    if out.fits(wrapped.len())? {
+        out.give(&wrapped)?;
+    }
+    Ok(())
+}
+
+/// C_UnwrapKey.
+pub fn unwrap(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    by: CK_OBJECT_HANDLE,
+    wrapped: &[u8],
+    mut attributes: Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let by = state
+        .object(session.slot, by)
+        .map_err(|_| Rv(CKR_UNWRAPPING_KEY_HANDLE_INVALID))?;
+    if mechanism::find(mechanism.kind)?.flags & CKF_UNWRAP == 0 {
+        return Err(Rv(CKR_MECHANISM_INVALID));
+    }
+    by.may(CKA_UNWRAP)?;
+    let class = attributes
+        .number(CKA_CLASS)
+        .ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
+    let kind = attributes.key_type().ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
+    if attributes.has(CKA_VALUE) || !matches!(class, CKO_SECRET_KEY | CKO_PRIVATE_KEY) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    if attributes.flag(CKA_TOKEN) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    object::complete(&mut attributes, Origin::Unwrapped)?;
+    let crypting = cipher::prepare(&by, mechanism, Direction::Decrypt)?;
+    let key = crypting
+        .whole(Input::from(wrapped))
+        .map_err(|error| match error.0 {
+            CKR_ENCRYPTED_DATA_INVALID | CKR_AEAD_DECRYPT_FAILED => Rv(CKR_WRAPPED_KEY_INVALID),
+            CKR_ENCRYPTED_DATA_LEN_RANGE | CKR_ARGUMENTS_BAD => Rv(CKR_WRAPPED_KEY_LEN_RANGE),
+            _ => error,
+        })?;
+    let wrong = |error: Rv| match error.0 {
+        CKR_ATTRIBUTE_VALUE_INVALID => Rv(CKR_WRAPPED_KEY_INVALID),
+        _ => error,
+    };
+    let material = if class == CKO_SECRET_KEY {
+        let length = attributes
+            .number(CKA_VALUE_LEN)
+            .map(|length| length as usize);
+        if length.is_some_and(|length| length != key.len()) {
+            return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+        }
+        object::secret_of(&mut attributes, kind, &key).map_err(wrong)?
+    } else {
+        let implied = der::told_by_private(&key, kind).map_err(wrong)?;
+        attributes.agree(&implied)?;
+        object::pair_of(&mut attributes, &key).map_err(wrong)?
+    };
+    let object = Object::new(attributes, material, session.slot, Some(session.handle));
+    Ok(state.keep(object))
+}
+
+/// C_DeriveKey.
+pub fn derive(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    base: CK_OBJECT_HANDLE,
+    mut attributes: Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let base = state.key(session.slot, base)?;
+    let known = mechanism::find(mechanism.kind)?;
+    if known.flags & CKF_DERIVE == 0 {
+        return Err(Rv(CKR_MECHANISM_INVALID));
+    }
+    base.may(CKA_DERIVE)?;
+    let data = matches!(known.does, Does::Hkdf { data: true });
+    let class = if data { CKO_DATA } else { CKO_SECRET_KEY };
+    let mut implied = Attributes::default();
+    implied.set_number(CKA_CLASS, class);
+    attributes.agree(&implied)?;
+    if attributes.flag(CKA_TOKEN) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    if !data && !attributes.has(CKA_KEY_TYPE) {
+        attributes.set_number(CKA_KEY_TYPE, CKK_GENERIC_SECRET);
+    }
+    let kind = attributes.key_type().unwrap_or(CKK_GENERIC_SECRET);
+    let length = match (attributes.number(CKA_VALUE_LEN), kind) {
+        (Some(length), _) => Some(length as usize),
+        (None, CKK_CHACHA20) => Some(32),
+        (None, CKK_DES3) => Some(24),
+        _ => None,
+    };
+    let bytes = match known.does {
+        Does::Agree => agree(&base, mechanism, length)?,
+        Does::Hkdf { .. } => hkdf(state, session, &base, mechanism, length)?,
+        _ => return Err(Rv(CKR_MECHANISM_INVALID)),
+    };
+    let material = if data {
+        attributes.set(CKA_VALUE, bytes.expose());
+        for (kind, value) in [
+            (CKA_TOKEN, false),
+            (CKA_PRIVATE, false),
+            (CKA_MODIFIABLE, true),
+            (CKA_COPYABLE, true),
+            (CKA_DESTROYABLE, true),
+        ] {
+            attributes.default_flag(kind, value);
+        }
+        Material::None
+    } else {
+        let origin = Origin::Derived {
+            sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
+            kept: base.flag(CKA_NEVER_EXTRACTABLE),
+        };
+        object::complete(&mut attributes, origin)?;
+        object::secret_of(&mut attributes, kind, bytes.expose())?
+    };
+    let object = Object::new(attributes, material, session.slot, Some(session.handle));
+    Ok(state.keep(object))
+}
+
+/// The leading bytes of a secret, which has enough of them.
+fn cut(secret: &[u8], length: Option<usize>) -> Result<Secret> {
+    match length {
+        None => Ok(Secret::new(secret)),
+        // The trailing ones, as PKCS#11 has it of ECDH without a KDF.
+        Some(length) if length > 0 && length <= secret.len() => {
+            Ok(Secret::new(&secret[secret.len() - length..]))
+        }
+        Some(_) => Err(Rv(CKR_KEY_SIZE_RANGE)),
+    }
+}
+
+fn agree(base: &Object, mechanism: &Mechanism, length: Option<usize>) -> Result<Secret> {
+    let Parameter::Agreement {
+        kdf,
+        shared,
+        public,
+    } = &mechanism.parameter
+    else {
+        return Err(Rv(CKR_MECHANISM_PARAM_INVALID));
+    };
+    if base.class() != CKO_PRIVATE_KEY {
+        return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
+    }
+    let attributes = base.attributes.read().unwrap_or_else(|e| e.into_inner());
+    let algorithm = der::algorithm(&attributes, true)?;
+    let peer = der::peer(&attributes, public)?;
+    drop(attributes);
+    let served = base.serve(algorithm, How::default())?;
+    let secret = served
+        .agree(&peer)
+        .map_err(invalid_is(CKR_MECHANISM_PARAM_INVALID))?;
+    if *kdf == CKD_NULL {
+        if !shared.is_empty() {
+            return Err(Rv(CKR_MECHANISM_PARAM_INVALID));
+        }
+        return cut(secret.expose(), length);
+    }
+    // ANSI X9.63: hash of the secret, a counter, and what both sides know.
+    let hash = match *kdf {
+        CKD_SHA1_KDF => "sha1",
+        CKD_SHA224_KDF => "sha224",
+        CKD_SHA256_KDF => "sha256",
+        CKD_SHA384_KDF => "sha384",
+        CKD_SHA512_KDF => "sha512",
+        _ => return Err(Rv(CKR_MECHANISM_PARAM_INVALID)),
+    };
+    let served = digest::named(hash)?;
+    let length = length.unwrap_or(served.digest_size());
+    if length == 0 || length > 64 * served.digest_size() {
+        return Err(Rv(CKR_KEY_SIZE_RANGE));
+    }
+    let mut made = Zeroizing::new(Vec::with_capacity(length + 64));
+    let mut counter = 0u32;
+    while made.len() < length {
+        counter += 1;
+        let mut hasher = served.hasher()?;
+        hasher.update(Input::from(secret.expose()))?;
+        hasher.update(Input::from(&counter.to_be_bytes()))?;
+        hasher.update(Input::from(&shared[..]))?;
+        made.extend_from_slice(&hasher.finish()?);
+    }
+    Ok(Secret::new(&made[..length]))
+}
+
+/// HKDF (RFC 5869), both steps or one. Extracting is HMAC under the salt.
+fn hkdf(
+    state: &State,
+    session: &Session,
+    base: &Object,
+    mechanism: &Mechanism,
+    length: Option<usize>,
+) -> Result<Secret> {
+    let wrong = Rv(CKR_MECHANISM_PARAM_INVALID);
+    let Parameter::Hkdf {
+        extract,
+        expand,
+        hash,
+        salt,
+        info,
+    } = &mechanism.parameter
+    else {
+        return Err(wrong);
+    };
+    if !matches!(base.key_type()?, CKK_HKDF | CKK_GENERIC_SECRET) {
+        return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
+    }
+    let hash = mechanism::hash(*hash)?;
+    let key = base.secret()?;
+    let salt_key;
+    let salt: &[u8] = match salt {
+        Salt::None => &[],
+        Salt::Bytes(bytes) => bytes,
+        Salt::Key(handle) => {
+            salt_key = state.key(session.slot, *handle)?;
+            salt_key.secret()?.expose()
+        }
+    };
+    let open = |name: String, key: Key| {
+        let request = Request {
+            algorithm: name,
+            key,
+            ..Request::default()
+        };
+        session::Session::open(request).map_err(invalid_is(CKR_MECHANISM_PARAM_INVALID))
+    };
+    let size = table::find(hash)?.digest;
+    let with = Derivation {
+        salt,
+        info,
+        ..Derivation::default()
+    };
+    match (*extract, *expand) {
+        (true, true) => {
+            let length = length.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
+            if length == 0 || length > 255 * size {
+                return Err(Rv(CKR_KEY_SIZE_RANGE));
+            }
+            let kdf = open(format!("hkdf({hash})"), Key::Bytes(key.clone()))?;
+            Ok(Secret::made(length, |out| {
+                kdf.derive(&with, out).map(|()| out.len())
+            })?)
+        }
+        (true, false) => {
+            if length.is_some_and(|length| length != size) {
+                return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+            }
+            // No salt is as many zeroes as the hash has bytes.
+            let zeroes = [0; 64];
+            let salt = if salt.is_empty() {
+                &zeroes[..size]
+            } else {
+                salt
+            };
+            let mac = open(format!("hmac({hash})"), Key::Bytes(Secret::new(salt)))?;
+            Ok(Secret::made(size, |out| {
+                mac.digest(Input::from(key.expose()), out)
+                    .map(|()| out.len())
+            })?)
+        }
+        (false, true) => {
+            let length = length.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
+            if length == 0 || length > 255 * size {
+                return Err(Rv(CKR_KEY_SIZE_RANGE));
+            }
+            let mac = open(format!("hmac({hash})"), Key::Bytes(key.clone()))?;
+            let mut made = Zeroizing::new(Vec::with_capacity(length + 64));
+            let mut last = Zeroizing::new(Vec::new());
+            let mut counter = 0u8;
+            while made.len() < length {
+                counter += 1;
+                let mut hasher = mac.hasher()?;
+                hasher.update(Input::from(&last[..]))?;
+                hasher.update(Input::from(&info[..]))?;
+                hasher.update(Input::from(&[counter]))?;
+                let mut next = Zeroizing::new(vec![0; size]);
+                hasher.finish(&mut next)?;
+                made.extend_from_slice(&next);
+                last = next;
+            }
+            Ok(Secret::new(&made[..length]))
+        }
+        (false, false) => Err(wrong),
+    }
+}
