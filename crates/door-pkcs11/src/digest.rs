@@ -17,9 +17,9 @@ use std::sync::{Mutex, OnceLock};
 
 /// A digest under way.
 pub struct Digesting {
-    hashing: Hashing,
     served: Served,
-    begun: bool,
+    /// What came in pieces; none has yet.
+    hashing: Option<Hashing>,
 }
 
 /// The session of a hash, opened once: it has no key.
@@ -49,11 +49,9 @@ pub fn begin(session_: &mut Session, mechanism: &Mechanism) -> Result<()> {
         return Err(Rv(CKR_MECHANISM_INVALID));
     };
     mechanism.nothing()?;
-    let served = session(algorithm)?;
     session_.digest = Some(Digesting {
-        hashing: served.hasher()?,
-        served,
-        begun: false,
+        served: session(algorithm)?,
+        hashing: None,
     });
     Ok(())
 }
@@ -68,10 +66,10 @@ fn running(session: &mut Session) -> Result<&mut Digesting> {
 /// C_Digest.
 pub fn whole(session: &mut Session, data: Input<'_>, out: &mut Out<'_>) -> Result<()> {
     let digesting = running(session)?;
-    if digesting.begun {
+    if digesting.hashing.is_some() {
         return Err(Rv(CKR_OPERATION_ACTIVE));
     }
-    let size = digesting.hashing.size();
+    let size = digesting.served.digest_size();
     if !out.fits(size)? {
         return Ok(());
     }
@@ -85,8 +83,7 @@ pub fn whole(session: &mut Session, data: Input<'_>, out: &mut Out<'_>) -> Resul
 /// C_DigestUpdate.
 pub fn update(session: &mut Session, data: Input<'_>) -> Result<()> {
     let digesting = running(session)?;
-    digesting.begun = true;
-    let done = digesting.hashing.update(data);
+    let done = digesting.hashing().and_then(|hashing| hashing.update(data));
     if done.is_err() {
         session.digest = None;
     }
@@ -106,14 +103,14 @@ pub fn key(state: &State, session: &mut Session, key: CK_OBJECT_HANDLE) -> Resul
 
 /// C_DigestFinal.
 pub fn finish(session: &mut Session, out: &mut Out<'_>) -> Result<()> {
-    let size = running(session)?.hashing.size();
+    let size = running(session)?.served.digest_size();
     if !out.fits(size)? {
         return Ok(());
     }
     let Some(mut digesting) = session.digest.take() else {
         return Err(Rv(CKR_OPERATION_NOT_INITIALIZED));
     };
-    out.give(&digesting.hashing.finish()?)
+    out.give(&digesting.hashing()?.finish()?)
 }
 
 /// C_GetOperationState: a random name, under which a clone is kept.
@@ -153,10 +150,16 @@ pub fn restore(state: &State, session: &mut Session, saved: &[u8]) -> Result<()>
 impl Digesting {
     fn fork(&self) -> Result<Digesting> {
         Ok(Digesting {
-            hashing: self.hashing.fork()?,
             served: self.served.clone(),
-            begun: self.begun,
+            hashing: self.hashing.as_ref().map(Hashing::fork).transpose()?,
         })
+    }
+
+    fn hashing(&mut self) -> Result<&mut Hashing> {
+        match &mut self.hashing {
+            Some(hashing) => Ok(hashing),
+            none => Ok(none.insert(self.served.hasher()?)),
+        }
     }
 }
 

@@ -22,4 +22,5 @@ mod served;
 mod shelf;
 mod signature;
 mod slot;
+mod tls;
 mod wrapping;

@@ -41,6 +41,10 @@ pub enum Does {
     Hkdf {
         data: bool,
     },
+    /// TLS 1.2: one secret of the PRF; the keys of both directions; Finished.
+    Tls,
+    TlsKeys,
+    TlsMac,
 }
 
 /// A mechanism: what does it, and how.
@@ -208,6 +212,51 @@ fn build() -> BTreeMap<CK_MECHANISM_TYPE, Known> {
                 does,
                 sizes,
                 flags: CKF_GENERATE,
+            },
+        );
+    }
+    for (kind, does, sizes, flags) in [
+        (CKM_TLS12_MASTER_KEY_DERIVE, Does::Tls, (48, 48), CKF_DERIVE),
+        (
+            CKM_TLS12_MASTER_KEY_DERIVE_DH,
+            Does::Tls,
+            (1, 4096),
+            CKF_DERIVE,
+        ),
+        (
+            CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE,
+            Does::Tls,
+            (48, 48),
+            CKF_DERIVE,
+        ),
+        (
+            CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+            Does::Tls,
+            (1, 4096),
+            CKF_DERIVE,
+        ),
+        (CKM_TLS_KDF, Does::Tls, (1, 4096), CKF_DERIVE),
+        (
+            CKM_TLS12_KEY_AND_MAC_DERIVE,
+            Does::TlsKeys,
+            (48, 48),
+            CKF_DERIVE,
+        ),
+        (
+            CKM_TLS12_KEY_SAFE_DERIVE,
+            Does::TlsKeys,
+            (48, 48),
+            CKF_DERIVE,
+        ),
+        (CKM_TLS_MAC, Does::TlsMac, (48, 48), SIGN),
+    ] {
+        all.insert(
+            kind,
+            Known {
+                algorithm: None,
+                does,
+                sizes,
+                flags,
             },
         );
     }

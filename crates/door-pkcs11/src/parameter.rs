@@ -1,5 +1,6 @@
 //! What a mechanism is told, copied from the caller's memory and checked for shape.
 
+use crate::ffi::{Returned, Version};
 use crate::rv::{Result, Rv};
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
@@ -42,6 +43,28 @@ pub enum Parameter {
         kdf: CK_EC_KDF_TYPE,
         shared: Zeroizing<Vec<u8>>,
         public: Vec<u8>,
+    },
+    /// TLS 1.2's PRF: of a hash, a label, and what both sides said.
+    Tls {
+        hash: CK_MECHANISM_TYPE,
+        label: Vec<u8>,
+        seed: Vec<u8>,
+        version: Option<Version>,
+    },
+    /// TLS 1.2's keys: bytes of each, and where they are told.
+    TlsKeys {
+        hash: CK_MECHANISM_TYPE,
+        mac: usize,
+        key: usize,
+        iv: usize,
+        seed: Vec<u8>,
+        returned: Returned,
+    },
+    /// TLS 1.2's Finished.
+    TlsMac {
+        hash: CK_MECHANISM_TYPE,
+        length: usize,
+        label: &'static [u8],
     },
     /// HKDF.
     Hkdf {

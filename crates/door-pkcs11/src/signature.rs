@@ -9,9 +9,10 @@ use crate::object::{How, Object};
 use crate::parameter::{Mechanism, Parameter};
 use crate::rv::{Result, Rv};
 use crate::served::{Hashing, Served};
+use crate::tls;
 use cryptofd_core::error::Error;
 use cryptofd_core::pair::Options;
-use cryptofd_core::secret;
+use cryptofd_core::secret::{self, Secret};
 use cryptofd_core::sys::buffer::Input;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
@@ -31,6 +32,13 @@ enum Way {
     Mac {
         length: usize,
         running: Option<Hashing>,
+    },
+    /// TLS 1.2's Finished, of a digest of the handshake.
+    Finished {
+        secret: Secret,
+        hash: &'static str,
+        label: &'static [u8],
+        length: usize,
     },
     /// A pair's. `hash`: the data is the message, and this is its hash; otherwise it is signed as it is.
     Pair {
@@ -129,6 +137,27 @@ fn prepare(key: &Object, side: Side, mechanism: &Mechanism) -> Result<Signing> {
             };
             (served, way)
         }
+        (Does::TlsMac, _) => {
+            let Parameter::TlsMac {
+                hash,
+                length,
+                label,
+            } = mechanism.parameter
+            else {
+                return Err(Rv(CKR_MECHANISM_PARAM_INVALID));
+            };
+            if kind != CKK_GENERIC_SECRET || length == 0 || length > 64 {
+                return Err(Rv(CKR_MECHANISM_PARAM_INVALID));
+            }
+            let hash = mechanism::hash(hash)?;
+            let way = Way::Finished {
+                secret: key.secret()?.clone(),
+                hash,
+                label,
+                length,
+            };
+            (digest::named(hash)?, way)
+        }
         (Does::Sign { hash, scheme }, _) => {
             let class = match side {
                 Side::Sign => CKO_PRIVATE_KEY,
@@ -215,7 +244,7 @@ impl Signing {
     /// Bytes of a signature.
     fn size(&self) -> usize {
         match &self.way {
-            Way::Mac { length, .. } => *length,
+            Way::Mac { length, .. } | Way::Finished { length, .. } => *length,
             Way::Pair { size, .. } => *size,
         }
     }
@@ -236,6 +265,8 @@ impl Signing {
                 };
                 running.update(data)
             }
+            // A digest comes at once.
+            Way::Finished { .. } => Err(Rv(CKR_FUNCTION_NOT_SUPPORTED)),
             Way::Pair {
                 hash: Some(hash),
                 hashing,
@@ -289,6 +320,16 @@ impl Signing {
 
     /// The MAC of what came, or of `data` alone.
     fn mac(&mut self, data: Option<Input<'_>>) -> Result<Zeroizing<Vec<u8>>> {
+        if let Way::Finished {
+            secret,
+            hash,
+            label,
+            length,
+        } = &self.way
+        {
+            let data = data.ok_or(Rv(CKR_OPERATION_NOT_INITIALIZED))?.to_vec();
+            return tls::prf(secret, hash, label, &data, *length);
+        }
         let Way::Mac { length, running } = &mut self.way else {
             return Err(Rv(CKR_GENERAL_ERROR));
         };
@@ -331,7 +372,7 @@ impl Signing {
     }
 
     fn sign(&mut self, data: Option<Input<'_>>) -> Result<Vec<u8>> {
-        if matches!(self.way, Way::Mac { .. }) {
+        if matches!(self.way, Way::Mac { .. } | Way::Finished { .. }) {
             return Ok(self.mac(data)?.to_vec());
         }
         match data {
@@ -372,7 +413,7 @@ impl Signing {
         if signature.len() != self.size() {
             return Err(Rv(CKR_SIGNATURE_LEN_RANGE));
         }
-        if matches!(self.way, Way::Mac { .. }) {
+        if matches!(self.way, Way::Mac { .. } | Way::Finished { .. }) {
             let own = self.mac(data)?;
             return if secret::equal(&own, signature) {
                 Ok(())

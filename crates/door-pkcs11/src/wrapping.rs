@@ -10,6 +10,7 @@ use crate::module::{Session, State};
 use crate::object::{self, How, Material, Object, Origin};
 use crate::parameter::{Mechanism, Parameter, Salt};
 use crate::rv::{Result, Rv, invalid_is};
+use crate::tls;
 use cryptofd_core::engine::{Derivation, Direction, Key};
 use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{self, Request};
@@ -127,21 +128,29 @@ pub fn derive(
     mechanism: &Mechanism,
     base: CK_OBJECT_HANDLE,
     mut attributes: Attributes,
-) -> Result<CK_OBJECT_HANDLE> {
+) -> Result<Option<CK_OBJECT_HANDLE>> {
     let base = state.key(session.slot, base)?;
     let known = mechanism::find(mechanism.kind)?;
     if known.flags & CKF_DERIVE == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
     base.may(CKA_DERIVE)?;
+    if attributes.flag(CKA_TOKEN) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    match known.does {
+        Does::Tls => return tls::derive(state, session, &base, mechanism, attributes).map(Some),
+        // Their handles are in the parameter.
+        Does::TlsKeys => {
+            return tls::keys(state, session, &base, mechanism, &attributes).map(|()| None);
+        }
+        _ => {}
+    }
     let data = matches!(known.does, Does::Hkdf { data: true });
     let class = if data { CKO_DATA } else { CKO_SECRET_KEY };
     let mut implied = Attributes::default();
     implied.set_number(CKA_CLASS, class);
     attributes.agree(&implied)?;
-    if attributes.flag(CKA_TOKEN) {
-        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
-    }
     if !data && !attributes.has(CKA_KEY_TYPE) {
         attributes.set_number(CKA_KEY_TYPE, CKK_GENERIC_SECRET);
     }
@@ -178,7 +187,7 @@ pub fn derive(
         object::secret_of(&mut attributes, kind, bytes.expose())?
     };
     let object = Object::new(attributes, material, session.slot, Some(session.handle));
-    Ok(state.keep(object))
+    Ok(Some(state.keep(object)))
 }
 
 /// The leading bytes of a secret, which has enough of them.

@@ -950,16 +950,19 @@ pub unsafe extern "C" fn C_DeriveKey(
     key: *mut CK_OBJECT_HANDLE,
 ) -> CK_RV {
     on(handle, |state, session| {
-        if key.is_null() {
+        // SAFETY: as PKCS#11 says.
+        let (mechanism, attributes) = unsafe { (mechanism(by)?, template(attributes, count)?) };
+        let several = matches!(
+            mechanism.parameter,
+            crate::parameter::Parameter::TlsKeys { .. }
+        );
+        if key.is_null() && !several {
             return Err(BAD);
         }
-        // SAFETY: as PKCS#11 says.
-        unsafe {
-            let (mechanism, attributes) = (mechanism(by)?, template(attributes, count)?);
-            put(
-                key,
-                wrapping::derive(state, session, &mechanism, base, attributes)?,
-            )
+        match wrapping::derive(state, session, &mechanism, base, attributes)? {
+            // SAFETY: writable, by PKCS#11.
+            Some(made) => unsafe { put(key, made) },
+            None => Ok(()),
         }
     })
 }

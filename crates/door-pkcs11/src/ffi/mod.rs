@@ -206,6 +206,152 @@ impl Record<'_> {
     }
 }
 
+/// Where the version of a premaster secret is told.
+#[derive(Debug)]
+pub struct Version(*mut CK_VERSION);
+
+impl Version {
+    /// Tells it.
+    pub fn put(&self, major: u8, minor: u8) {
+        // SAFETY: writable, by whoever made it.
+        unsafe { self.0.write_unaligned(CK_VERSION { major, minor }) };
+    }
+}
+
+/// Where TLS's keys are told.
+#[derive(Debug)]
+pub struct Returned(*mut CK_SSL3_KEY_MAT_OUT);
+
+impl Returned {
+    /// Tells the handles: secrets of the MACs, keys; the client's first.
+    pub fn put(&self, handles: [CK_OBJECT_HANDLE; 4]) {
+        // SAFETY: writable, by whoever made it.
+        unsafe {
+            let mut out = self.0.read_unaligned();
+            [
+                out.hClientMacSecret,
+                out.hServerMacSecret,
+                out.hClientKey,
+                out.hServerKey,
+            ] = handles;
+            self.0.write_unaligned(out);
+        }
+    }
+
+    /// Tells the IVs, for which the caller made room.
+    pub fn put_ivs(&self, client: &[u8], server: &[u8]) {
+        // SAFETY: as above; the pointers have room for IVs of the size that was asked for.
+        unsafe {
+            let out = self.0.read_unaligned();
+            for (place, iv) in [(out.pIVClient, client), (out.pIVServer, server)] {
+                if !place.is_null() {
+                    Output::from_raw(place, iv.len()).copy_from(iv);
+                }
+            }
+        }
+    }
+}
+
+/// Both random numbers, the client's first.
+///
+/// # Safety
+/// Its pointers are readable for their lengths.
+unsafe fn randoms(info: &CK_SSL3_RANDOM_DATA) -> Result<(Vec<u8>, Vec<u8>)> {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let client = bytes(info.pClientRandom, info.ulClientRandomLen).map_err(|_| WRONG)?;
+        let server = bytes(info.pServerRandom, info.ulServerRandomLen).map_err(|_| WRONG)?;
+        Ok((client, server))
+    }
+}
+
+/// TLS 1.2's.
+///
+/// # Safety
+/// As `mechanism`.
+unsafe fn tls(
+    kind: CK_MECHANISM_TYPE,
+    pointer: *const std::ffi::c_void,
+    length: CK_ULONG,
+) -> Result<Parameter> {
+    let version = |pointer: *mut CK_VERSION| (!pointer.is_null()).then_some(Version(pointer));
+    let diffie_hellman = matches!(
+        kind,
+        CKM_TLS12_MASTER_KEY_DERIVE_DH | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH
+    );
+    // SAFETY: as the caller vouches, in every arm.
+    let made = unsafe {
+        match kind {
+            CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => {
+                let p: CK_TLS12_MASTER_KEY_DERIVE_PARAMS = structure(pointer, length)?;
+                let (client, server) = randoms(&p.RandomInfo)?;
+                Parameter::Tls {
+                    hash: p.prfHashMechanism,
+                    label: b"master secret".to_vec(),
+                    seed: [client, server].concat(),
+                    version: version(p.pVersion),
+                }
+            }
+            CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH => {
+                let p: CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS = structure(pointer, length)?;
+                Parameter::Tls {
+                    hash: p.prfHashMechanism,
+                    label: b"extended master secret".to_vec(),
+                    seed: bytes(p.pSessionHash, p.ulSessionHashLen).map_err(|_| WRONG)?,
+                    version: version(p.pVersion),
+                }
+            }
+            CKM_TLS_KDF => {
+                let p: CK_TLS_KDF_PARAMS = structure(pointer, length)?;
+                let (client, server) = randoms(&p.RandomInfo)?;
+                let context = bytes(p.pContextData, p.ulContextDataLength).map_err(|_| WRONG)?;
+                Parameter::Tls {
+                    hash: p.prfMechanism,
+                    label: bytes(p.pLabel, p.ulLabelLength).map_err(|_| WRONG)?,
+                    seed: [client, server, context].concat(),
+                    version: None,
+                }
+            }
+            CKM_TLS_MAC => {
+                let p: CK_TLS_MAC_PARAMS = structure(pointer, length)?;
+                Parameter::TlsMac {
+                    hash: p.prfHashMechanism,
+                    length: p.ulMacLength as usize,
+                    label: match p.ulServerOrClient {
+                        1 => b"server finished",
+                        2 => b"client finished",
+                        _ => return Err(WRONG),
+                    },
+                }
+            }
+            _ => {
+                let p: CK_TLS12_KEY_MAT_PARAMS = structure(pointer, length)?;
+                let (client, server) = randoms(&p.RandomInfo)?;
+                let sizes = [p.ulMacSizeInBits, p.ulKeySizeInBits, p.ulIVSizeInBits];
+                let wrong = sizes.iter().any(|bits| bits % 8 != 0 || *bits > 2048);
+                if wrong || p.bIsExport != CK_FALSE || p.pReturnedKeyMaterial.is_null() {
+                    return Err(WRONG);
+                }
+                Parameter::TlsKeys {
+                    hash: p.prfHashMechanism,
+                    mac: sizes[0] as usize / 8,
+                    key: sizes[1] as usize / 8,
+                    iv: sizes[2] as usize / 8,
+                    seed: [server, client].concat(),
+                    returned: Returned(p.pReturnedKeyMaterial),
+                }
+            }
+        }
+    };
+    match made {
+        // Nobody's version is in a secret that was agreed on.
+        Parameter::Tls {
+            version: Some(_), ..
+        } if diffie_hellman => Err(WRONG),
+        made => Ok(made),
+    }
+}
+
 /// # Safety
 /// `pointer` is null or `count` attributes, whose pointers are readable for their lengths.
 unsafe fn template(pointer: *const CK_ATTRIBUTE, count: CK_ULONG) -> Result<Attributes> {
@@ -354,6 +500,7 @@ unsafe fn parameter(
                     info: bytes(p.pInfo, p.ulInfoLen).map_err(|_| WRONG)?,
                 }
             }
+            (Does::Tls | Does::TlsKeys | Does::TlsMac, _) => tls(kind, pointer, length)?,
             (Does::Mac { general: true }, _) => {
                 let number: CK_ULONG = structure(pointer, length)?;
                 Parameter::Number(number as usize)
