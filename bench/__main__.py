@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import broker, calls, files, importing, kernel, report, takeover
+from bench import broker, calls, door, files, importing, kernel, report, takeover
 from bench.measure import Effort
 
 PARTS = {
@@ -19,6 +19,7 @@ PARTS = {
     "broker": broker.broker,
     "signatures": broker.signatures,
     "takeover": takeover.takeover,
+    "pkcs11": door.door,
 }
 
 

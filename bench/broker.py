@@ -33,7 +33,7 @@ SIGNATURE, AGENT = 10e-6, 1.0
 
 
 @contextlib.contextmanager
-def _own() -> Iterator[Path]:
+def own() -> Iterator[Path]:
     """A broker of our own, in a folder that goes with it."""
     if missing := peers.missing():
         names = ", ".join(missing)
@@ -44,7 +44,7 @@ def _own() -> Iterator[Path]:
 
 def broker(effort: Effort) -> list[Figure]:
     """A key that seals, and its sessions."""
-    with _own() as folder:
+    with own() as folder:
         keys = cryptofd.connect().keys
         keys.generate("bench", "gcm(aes)", bits=256, usage={"encrypt", "decrypt"})
         return [
@@ -57,7 +57,7 @@ def broker(effort: Effort) -> list[Figure]:
 
 def signatures(effort: Effort) -> list[Figure]:
     """Pairs that sign."""
-    with _own() as folder:
+    with own() as folder:
         return signing(effort, folder)
 
 
