@@ -73,6 +73,55 @@ const CURVES: [Curve; 5] = [
     },
 ];
 
+/// A lattice's keys: SPKI has the public one as it is, PKCS#8 the seed (RFC 9881, RFC 9935).
+struct Lattice {
+    oid: ObjectIdentifier,
+    key: CK_KEY_TYPE,
+    set: CK_ULONG,
+    name: &'static str,
+    seed: usize,
+}
+
+const LATTICES: [Lattice; 3] = [
+    Lattice {
+        oid: oid("2.16.840.1.101.3.4.3.18"),
+        key: CKK_ML_DSA,
+        set: CKP_ML_DSA_65,
+        name: "ml-dsa-65",
+        seed: 32,
+    },
+    Lattice {
+        oid: oid("2.16.840.1.101.3.4.4.2"),
+        key: CKK_ML_KEM,
+        set: CKP_ML_KEM_768,
+        name: "ml-kem-768",
+        seed: 64,
+    },
+    Lattice {
+        oid: oid("2.16.840.1.101.3.4.4.3"),
+        key: CKK_ML_KEM,
+        set: CKP_ML_KEM_1024,
+        name: "ml-kem-1024",
+        seed: 64,
+    },
+];
+
+/// Whether keys of this type are a lattice's.
+fn of_lattice(key: Option<CK_KEY_TYPE>) -> bool {
+    matches!(key, Some(CKK_ML_DSA | CKK_ML_KEM))
+}
+
+fn lattice(attributes: &Attributes) -> Result<&'static Lattice> {
+    let set = attributes
+        .number(CKA_PARAMETER_SET)
+        .ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
+    let same = |l: &&Lattice| Some(l.key) == attributes.key_type() && l.set == set;
+    LATTICES
+        .iter()
+        .find(same)
+        .ok_or(Rv(CKR_PARAMETER_SET_NOT_SUPPORTED))
+}
+
 /// Any of its errors: what came is no such key.
 fn wrong<E>(_: E) -> Rv {
     Rv(CKR_ATTRIBUTE_VALUE_INVALID)
@@ -101,6 +150,7 @@ fn curve(parameters: &[u8]) -> Result<&'static Curve> {
 pub fn algorithm(attributes: &Attributes, agrees: bool) -> Result<&'static Algorithm> {
     let name = match attributes.key_type() {
         Some(CKK_RSA) if !agrees => Some("rsa"),
+        key if of_lattice(key) && !agrees => Some(lattice(attributes)?.name),
         Some(key @ (CKK_EC | CKK_EC_EDWARDS | CKK_EC_MONTGOMERY)) => {
             let parameters = attributes.bytes(CKA_EC_PARAMS);
             let curve = curve(parameters.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?)?;
@@ -181,6 +231,13 @@ pub fn public(attributes: &Attributes) -> Result<Vec<u8>> {
         };
         return spki(rsa_identifier(), &key.to_der().map_err(wrong)?);
     }
+    if of_lattice(attributes.key_type()) {
+        let identifier = AlgorithmIdentifierRef {
+            oid: lattice(attributes)?.oid,
+            parameters: None,
+        };
+        return spki(identifier, needed(attributes, CKA_VALUE)?);
+    }
     let curve = curve(needed(attributes, CKA_EC_PARAMS)?)?;
     let point = point(needed(attributes, CKA_EC_POINT)?, curve);
     spki(identifier(curve), &point)
@@ -202,6 +259,22 @@ pub fn private(attributes: &Attributes) -> Result<Zeroizing<Vec<u8>>> {
         };
         let inner = Zeroizing::new(key.to_der().map_err(wrong)?);
         let whole = PrivateKeyInfo::new(rsa_identifier(), &inner);
+        return whole.to_der().map(Zeroizing::new).map_err(ours);
+    }
+    if of_lattice(attributes.key_type()) {
+        let lattice = lattice(attributes)?;
+        // The expanded key alone is not taken: no library of ours keeps that form.
+        let seed = needed(attributes, CKA_SEED)?;
+        if seed.len() != lattice.seed {
+            return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+        }
+        let mut inner = Zeroizing::new(vec![0x80, lattice.seed as u8]);
+        inner.extend_from_slice(seed);
+        let identifier = AlgorithmIdentifierRef {
+            oid: lattice.oid,
+            parameters: None,
+        };
+        let whole = PrivateKeyInfo::new(identifier, &inner);
         return whole.to_der().map(Zeroizing::new).map_err(ours);
     }
     let curve = curve(needed(attributes, CKA_EC_PARAMS)?)?;
@@ -254,6 +327,12 @@ pub fn tell_public(spki: &[u8], attributes: &mut Attributes) -> Result<()> {
         attributes.set_number(CKA_MODULUS_BITS, bits as CK_ULONG);
         return Ok(());
     }
+    if let Some(lattice) = LATTICES.iter().find(|l| l.oid == info.algorithm.oid) {
+        attributes.set_number(CKA_KEY_TYPE, lattice.key);
+        attributes.set_number(CKA_PARAMETER_SET, lattice.set);
+        attributes.set(CKA_VALUE, key);
+        return Ok(());
+    }
     let oid = if info.algorithm.oid == EC {
         let parameters = info.algorithm.parameters.ok_or(Rv(CKR_GENERAL_ERROR))?;
         parameters.decode_as::<ObjectIdentifier>().map_err(ours)?
@@ -286,6 +365,12 @@ pub fn tell_private(pkcs8: &[u8], kind: CK_ATTRIBUTE_TYPE) -> Result<Option<Zero
             _ => None,
         }
         .map(|number| number.as_bytes().to_vec())
+    } else if LATTICES.iter().any(|l| l.oid == info.algorithm.oid) {
+        let seed = info
+            .private_key
+            .strip_prefix(&[0x80])
+            .and_then(|rest| rest.get(1..));
+        seed.filter(|_| kind == CKA_SEED).map(<[u8]>::to_vec)
     } else if kind != CKA_VALUE {
         None
     } else if info.algorithm.oid == EC {
@@ -326,6 +411,9 @@ pub fn to_generate(attributes: &Attributes, key: CK_KEY_TYPE) -> Result<(&'stati
         }
         return Ok(("rsa", bits));
     }
+    if of_lattice(Some(key)) {
+        return Ok((lattice(attributes)?.name, 0));
+    }
     let curve = curve(needed(attributes, CKA_EC_PARAMS)?)?;
     if curve.key != key {
         return Err(Rv(CKR_CURVE_NOT_SUPPORTED));
@@ -343,6 +431,11 @@ pub fn told_by_private(pkcs8: &[u8], key: CK_KEY_TYPE) -> Result<Attributes> {
     let mut told = Attributes::default();
     if info.algorithm.oid == RSA {
         told.set_number(CKA_KEY_TYPE, CKK_RSA);
+        return Ok(told);
+    }
+    if let Some(lattice) = LATTICES.iter().find(|l| l.oid == info.algorithm.oid) {
+        told.set_number(CKA_KEY_TYPE, lattice.key);
+        told.set_number(CKA_PARAMETER_SET, lattice.set);
         return Ok(told);
     }
     let oid = match info.algorithm.parameters {

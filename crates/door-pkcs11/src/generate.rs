@@ -313,9 +313,11 @@ pub fn key_pair(
     let origin = Origin::Generated(mechanism.kind);
     object::complete(&mut public, origin)?;
     object::complete(&mut private, origin)?;
-    if let Some(parameters) = public.bytes(CKA_EC_PARAMS) {
-        let parameters = parameters.to_vec();
-        private.set(CKA_EC_PARAMS, &parameters);
+    for kind in [CKA_EC_PARAMS, CKA_PARAMETER_SET] {
+        if let Some(parameters) = public.bytes(kind) {
+            let parameters = parameters.to_vec();
+            private.set(kind, &parameters);
+        }
     }
     let token = token(session, &private)?;
     self::token(session, &public)?;

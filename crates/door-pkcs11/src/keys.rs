@@ -101,6 +101,7 @@ fn usages(
         _ => false,
     };
     let signs = algorithm.kind == Kind::Mac || algorithm.does("sign");
+    let kem = algorithm.does("decapsulate");
     let derives = algorithm.kind == Kind::Kdf || algorithm.does("agree");
     let mut usage = Vec::new();
     for (flag, can, implied) in [
@@ -112,6 +113,7 @@ fn usages(
         (CKA_VERIFY, signs, "verify"),
         (CKA_DERIVE, derives, "derive"),
         (CKA_DERIVE, derives, "derive-bytes"),
+        (CKA_DECAPSULATE, kem, "derive-bytes"),
     ] {
         if can && has(flag) {
             usage.push(implied);
@@ -315,7 +317,11 @@ fn pair_id(public: &Attributes) -> Result<Vec<u8>> {
         };
         &point[header.min(point.len())..]
     });
-    let value = public.bytes(CKA_MODULUS).or(point).unwrap_or_default();
+    let value = public
+        .bytes(CKA_MODULUS)
+        .or(point)
+        .or(public.bytes(CKA_VALUE));
+    let value = value.unwrap_or_default();
     digest::of("sha1", value)
 }
 
@@ -370,6 +376,7 @@ fn seen(key: &Value) -> Result<Vec<Arc<Object>>> {
         other.set_flag(CKA_VERIFY, algorithm.does("verify"));
         other.set_flag(CKA_ENCRYPT, algorithm.does("encrypt"));
         other.set_flag(CKA_WRAP, algorithm.does("encrypt"));
+        other.set_flag(CKA_ENCAPSULATE, algorithm.does("encapsulate"));
         other.set_flag(CKA_DERIVE, false);
         public = Some(Object::new(
             other,
@@ -380,7 +387,7 @@ fn seen(key: &Value) -> Result<Vec<Arc<Object>>> {
         own.set(CKA_ID, &id);
         own.set(CKA_PUBLIC_KEY_INFO, &spki);
         for (kind, value) in told.iter() {
-            if !matches!(kind, CKA_EC_POINT | CKA_MODULUS_BITS) {
+            if !matches!(kind, CKA_EC_POINT | CKA_MODULUS_BITS | CKA_VALUE) {
                 own.set(kind, value);
             }
         }
@@ -407,6 +414,7 @@ fn seen(key: &Value) -> Result<Vec<Arc<Object>>> {
         (CKA_SIGN, has("sign")),
         (CKA_UNWRAP, has("unwrap")),
         (CKA_DERIVE, has("derive") || has("derive-bytes")),
+        (CKA_DECAPSULATE, algorithm.does("decapsulate")),
         (CKA_SENSITIVE, true),
         (CKA_ALWAYS_SENSITIVE, text("origin") == "generated"),
         (CKA_EXTRACTABLE, flag("exportable")),

@@ -54,6 +54,7 @@ fn secret(kind: CK_ATTRIBUTE_TYPE) -> bool {
     matches!(
         kind,
         CKA_VALUE
+            | CKA_SEED
             | CKA_PRIVATE_EXPONENT
             | CKA_PRIME_1
             | CKA_PRIME_2
@@ -273,13 +274,17 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
         // What is not said is allowed where the key can do it at all.
         attributes.default_flag(kind, can(class, key, kind));
     }
+    // A key of a KEM does nothing else.
+    let kem = key == Some(CKK_ML_KEM);
     if class == CKO_PUBLIC_KEY {
+        attributes.default_flag(CKA_ENCAPSULATE, kem);
         attributes.default_flag(CKA_VERIFY_RECOVER, false);
         attributes.default_flag(CKA_TRUSTED, false);
         attributes.default_bytes(CKA_SUBJECT, &[]);
         return Ok(());
     }
     if class == CKO_PRIVATE_KEY {
+        attributes.default_flag(CKA_DECAPSULATE, kem);
         attributes.default_flag(CKA_SIGN_RECOVER, false);
         attributes.default_flag(CKA_ALWAYS_AUTHENTICATE, false);
         attributes.default_bytes(CKA_SUBJECT, &[]);
@@ -308,7 +313,7 @@ fn can(class: CK_OBJECT_CLASS, key: Option<CK_KEY_TYPE>, usage: CK_ATTRIBUTE_TYP
         (CKO_SECRET_KEY, Some(CKK_HKDF)) => false,
         (CKO_SECRET_KEY, _) => !matches!(usage, CKA_WRAP | CKA_UNWRAP),
         (_, Some(CKK_RSA)) => true,
-        (_, Some(CKK_EC_MONTGOMERY)) => false,
+        (_, Some(CKK_EC_MONTGOMERY | CKK_ML_KEM)) => false,
         _ => matches!(usage, CKA_SIGN | CKA_VERIFY),
     }
 }
@@ -351,6 +356,7 @@ pub fn bring(attributes: &mut Attributes) -> Result<Material> {
             let pkcs8 = der::private(attributes)?;
             for kind in [
                 CKA_VALUE,
+                CKA_SEED,
                 CKA_PRIVATE_EXPONENT,
                 CKA_PRIME_1,
                 CKA_PRIME_2,
@@ -387,11 +393,11 @@ pub fn pair_of(attributes: &mut Attributes, der: &[u8]) -> Result<Material> {
     if let Some(parameters) = attributes.bytes(CKA_EC_PARAMS) {
         told.set(CKA_EC_PARAMS, parameters);
     }
+    let private = attributes.class() == CKO_PRIVATE_KEY;
     der::tell_public(&facts.public, &mut told)?;
     for (kind, value) in told.iter() {
-        let private = attributes.class() == CKO_PRIVATE_KEY;
-        // A private key has no attribute for its point or its bits.
-        if private && matches!(kind, CKA_EC_POINT | CKA_MODULUS_BITS) {
+        // A private key has no attribute for its point or its bits, and another value.
+        if private && matches!(kind, CKA_EC_POINT | CKA_MODULUS_BITS | CKA_VALUE) {
             continue;
         }
         attributes.set(kind, value);

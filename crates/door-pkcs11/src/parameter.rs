@@ -36,7 +36,7 @@ pub enum Parameter {
         mgf: CK_RSA_PKCS_MGF_TYPE,
         label: Vec<u8>,
     },
-    /// EdDSA and ML-DSA.
+    /// EdDSA and ML-DSA, whose context is none.
     Signing { prehashed: bool, context: Vec<u8> },
     /// ECDH.
     Agreement {

@@ -322,6 +322,26 @@ impl Served {
         }
     }
 
+    /// A fresh ciphertext, and the secret in it.
+    pub fn encapsulate(&self) -> Done<(Vec<u8>, Secret)> {
+        match self {
+            Served::Here(session) => session.encapsulate(),
+            // Public keys are served here.
+            Served::There(_) => Err(Error::unsupported("to encapsulate takes the public key")),
+        }
+    }
+
+    /// The secret in a ciphertext.
+    pub fn decapsulate(&self, ciphertext: &[u8]) -> Done<Secret> {
+        match self {
+            Served::Here(session) => session.decapsulate(ciphertext),
+            Served::There(remote) => {
+                let secret = remote.ask(&request(Op::Decapsulate, Input::from(ciphertext)))?;
+                Ok(Secret::new(&secret))
+            }
+        }
+    }
+
     /// A key under this one (KW, KWP).
     pub fn wrap(&self, key: &[u8]) -> Done<Vec<u8>> {
         match self {

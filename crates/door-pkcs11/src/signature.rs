@@ -210,6 +210,8 @@ fn prepare(key: &Object, side: Side, mechanism: &Mechanism) -> Result<Signing> {
             }
             let size = match kind {
                 CKK_RSA => key.attribute(CKA_MODULUS)?.len(),
+                // FIPS 204, table 2.
+                CKK_ML_DSA => 3309,
                 _ => 2 * (algorithm.bits.max.div_ceil(8)),
             };
             let way = Way::Pair {

@@ -10,6 +10,7 @@ use crate::module::{Session, State};
 use crate::object::{self, How, Material, Object, Origin};
 use crate::parameter::{Mechanism, Parameter, Salt};
 use crate::rv::{Result, Rv, invalid_is};
+use crate::served::Served;
 use crate::tls;
 use cryptofd_core::engine::{Derivation, Direction, Key};
 use cryptofd_core::secret::Secret;
@@ -17,6 +18,7 @@ use cryptofd_core::session::{self, Request};
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::table;
 use cryptoki_sys::*;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// C_WrapKey.
@@ -188,6 +190,103 @@ pub fn derive(
     };
     let object = Object::new(attributes, material, session.slot, Some(session.handle));
     Ok(Some(state.keep(object)))
+}
+
+/// The key of a KEM, and its algorithm.
+fn kem(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    key: CK_OBJECT_HANDLE,
+    usage: CK_ATTRIBUTE_TYPE,
+) -> Result<(Arc<Object>, Served)> {
+    let Does::Encapsulate = mechanism::find(mechanism.kind)?.does else {
+        return Err(Rv(CKR_MECHANISM_INVALID));
+    };
+    mechanism.nothing()?;
+    let key = state.key(session.slot, key)?;
+    if key.key_type()? != CKK_ML_KEM {
+        return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
+    }
+    key.may(usage)?;
+    let attributes = key.attributes.read().unwrap_or_else(|e| e.into_inner());
+    let algorithm = der::algorithm(&attributes, false)?;
+    drop(attributes);
+    let served = key.serve(algorithm, How::default())?;
+    Ok((key, served))
+}
+
+/// Keeps the secret of a KEM.
+fn shared(
+    state: &State,
+    session: &Session,
+    base: &Object,
+    mut attributes: Attributes,
+    secret: &Secret,
+) -> Result<CK_OBJECT_HANDLE> {
+    let mut implied = Attributes::default();
+    implied.set_number(CKA_CLASS, CKO_SECRET_KEY);
+    attributes.agree(&implied)?;
+    if attributes.flag(CKA_TOKEN) || attributes.has(CKA_VALUE) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    if !attributes.has(CKA_KEY_TYPE) {
+        attributes.set_number(CKA_KEY_TYPE, CKK_GENERIC_SECRET);
+    }
+    let said = attributes
+        .number(CKA_VALUE_LEN)
+        .map(|length| length as usize);
+    if said.is_some_and(|length| length != secret.len()) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+    }
+    let kind = attributes.key_type().unwrap_or(CKK_GENERIC_SECRET);
+    let origin = Origin::Derived {
+        sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
+        kept: base.flag(CKA_NEVER_EXTRACTABLE),
+    };
+    object::complete(&mut attributes, origin)?;
+    let material = object::secret_of(&mut attributes, kind, secret.expose())?;
+    let object = Object::new(attributes, material, session.slot, Some(session.handle));
+    Ok(state.keep(object))
+}
+
+/// C_EncapsulateKey; none where only the ciphertext's length was asked for.
+pub fn encapsulate(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    key: CK_OBJECT_HANDLE,
+    attributes: Attributes,
+    out: &mut Out<'_>,
+) -> Result<Option<CK_OBJECT_HANDLE>> {
+    let (key, served) = kem(state, session, mechanism, key, CKA_ENCAPSULATE)?;
+    // FIPS 203, table 3.
+    let length = match served.algorithm().name {
+        "ml-kem-768" => 1088,
+        _ => 1568,
+    };
+    if !out.fits(length)? {
+        return Ok(None);
+    }
+    let (ciphertext, secret) = served.encapsulate()?;
+    let made = shared(state, session, &key, attributes, &secret)?;
+    out.give(&ciphertext)?;
+    Ok(Some(made))
+}
+
+/// C_DecapsulateKey.
+pub fn decapsulate(
+    state: &State,
+    session: &Session,
+    mechanism: &Mechanism,
+    key: CK_OBJECT_HANDLE,
+    ciphertext: &[u8],
+    attributes: Attributes,
+) -> Result<CK_OBJECT_HANDLE> {
+    let (key, served) = kem(state, session, mechanism, key, CKA_DECAPSULATE)?;
+    let secret = served.decapsulate(ciphertext);
+    let secret = secret.map_err(invalid_is(CKR_WRAPPED_KEY_LEN_RANGE))?;
+    shared(state, session, &key, attributes, &secret)
 }
 
 /// The leading bytes of a secret, which has enough of them.

@@ -1543,3 +1543,170 @@ pub unsafe extern "C" fn C_MessageSignFinal(_handle: Handle) -> CK_RV {
 pub unsafe extern "C" fn C_MessageVerifyFinal(_handle: Handle) -> CK_RV {
     guarded(|| module::state().and(Err(NO)))
 }
+/// # Safety
+/// As PKCS#11 has it of C_EncapsulateKey.
+pub unsafe extern "C" fn C_EncapsulateKey(
+    handle: Handle,
+    by: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+    attributes: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    ciphertext: *mut CK_BYTE,
+    length: *mut CK_ULONG,
+    made: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    on(handle, |state, session| {
+        // SAFETY: as PKCS#11 says.
+        let (mechanism, attributes, mut out) = unsafe {
+            let attributes = template(attributes, count)?;
+            (mechanism(by)?, attributes, Out::new(ciphertext, length)?)
+        };
+        if made.is_null() && out.capacity().is_some() {
+            return Err(BAD);
+        }
+        match wrapping::encapsulate(state, session, &mechanism, key, attributes, &mut out)? {
+            // SAFETY: writable, by PKCS#11.
+            Some(handle) => unsafe { put(made, handle) },
+            None => Ok(()),
+        }
+    })
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_DecapsulateKey.
+pub unsafe extern "C" fn C_DecapsulateKey(
+    handle: Handle,
+    by: *mut CK_MECHANISM,
+    key: CK_OBJECT_HANDLE,
+    attributes: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+    ciphertext: *mut CK_BYTE,
+    length: CK_ULONG,
+    made: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    on(handle, |state, session| {
+        if made.is_null() {
+            return Err(BAD);
+        }
+        // SAFETY: as PKCS#11 says.
+        unsafe {
+            let (mechanism, attributes) = (mechanism(by)?, template(attributes, count)?);
+            let ciphertext = bytes(ciphertext, length)?;
+            let secret =
+                wrapping::decapsulate(state, session, &mechanism, key, &ciphertext, attributes)?;
+            put(made, secret)
+        }
+    })
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_VerifySignatureInit.
+pub unsafe extern "C" fn C_VerifySignatureInit(
+    _handle: Handle,
+    _by: *mut CK_MECHANISM,
+    _key: CK_OBJECT_HANDLE,
+    _signature: *mut CK_BYTE,
+    _length: CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_VerifySignature.
+pub unsafe extern "C" fn C_VerifySignature(
+    _handle: Handle,
+    _data: *mut CK_BYTE,
+    _length: CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_VerifySignatureUpdate.
+pub unsafe extern "C" fn C_VerifySignatureUpdate(
+    _handle: Handle,
+    _data: *mut CK_BYTE,
+    _length: CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_VerifySignatureFinal.
+pub unsafe extern "C" fn C_VerifySignatureFinal(_handle: Handle) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_GetSessionValidationFlags.
+pub unsafe extern "C" fn C_GetSessionValidationFlags(
+    _handle: Handle,
+    _kind: CK_SESSION_VALIDATION_FLAGS_TYPE,
+    _flags: *mut CK_FLAGS,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_AsyncComplete.
+pub unsafe extern "C" fn C_AsyncComplete(
+    _handle: Handle,
+    _function: *mut CK_UTF8CHAR,
+    _result: *mut CK_ASYNC_DATA,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_AsyncGetID.
+pub unsafe extern "C" fn C_AsyncGetID(
+    _handle: Handle,
+    _function: *mut CK_UTF8CHAR,
+    _id: *mut CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_AsyncJoin.
+pub unsafe extern "C" fn C_AsyncJoin(
+    _handle: Handle,
+    _function: *mut CK_UTF8CHAR,
+    _id: CK_ULONG,
+    _data: *mut CK_BYTE,
+    _length: CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_WrapKeyAuthenticated.
+pub unsafe extern "C" fn C_WrapKeyAuthenticated(
+    _handle: Handle,
+    _by: *mut CK_MECHANISM,
+    _key: CK_OBJECT_HANDLE,
+    _wrapped: CK_OBJECT_HANDLE,
+    _aad: *mut CK_BYTE,
+    _aad_length: CK_ULONG,
+    _result: *mut CK_BYTE,
+    _length: *mut CK_ULONG,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}
+
+/// # Safety
+/// As PKCS#11 has it of C_UnwrapKeyAuthenticated.
+pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
+    _handle: Handle,
+    _by: *mut CK_MECHANISM,
+    _key: CK_OBJECT_HANDLE,
+    _wrapped: *mut CK_BYTE,
+    _length: CK_ULONG,
+    _attributes: *mut CK_ATTRIBUTE,
+    _count: CK_ULONG,
+    _aad: *mut CK_BYTE,
+    _aad_length: CK_ULONG,
+    _made: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    guarded(|| module::state().and(Err(NO)))
+}

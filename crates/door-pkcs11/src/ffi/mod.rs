@@ -474,6 +474,17 @@ unsafe fn parameter(
                     context: bytes(p.pContextData, p.ulContextDataLen).map_err(|_| WRONG)?,
                 }
             }
+            (_, CKM_ML_DSA) => {
+                let p: CK_SIGN_ADDITIONAL_CONTEXT = structure(pointer, length)?;
+                // Hedged, which is what there is; whoever must have the other is told.
+                if p.hedgeVariant == CKH_DETERMINISTIC_REQUIRED {
+                    return Err(WRONG);
+                }
+                Parameter::Signing {
+                    prehashed: false,
+                    context: bytes(p.pContext, p.ulContextLen).map_err(|_| WRONG)?,
+                }
+            }
             (Does::Agree, _) => {
                 let p: CK_ECDH1_DERIVE_PARAMS = structure(pointer, length)?;
                 let shared = bytes(p.pSharedData, p.ulSharedDataLen).map_err(|_| WRONG)?;
