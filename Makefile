@@ -71,6 +71,12 @@ $(STAMP)/lab: $(STAMP)/install
 	  export DEBIAN_FRONTEND=noninteractive
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
 	fi
+	# Not every release has it; the tests say so when they do without.
+	if ! dpkg-query -W -f '$${Status}' python3-nss 2>/dev/null | grep -q 'ok installed'; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-cache show python3-nss >/dev/null 2>&1 || apt-get update -qq || true
+	  apt-get install -y -qq --no-install-recommends python3-nss >/dev/null 2>&1 || echo "no python3-nss here"
+	fi
 	$(BIN)/python -m lab setup
 	touch $@
 
