@@ -108,8 +108,12 @@ fn usages(
         (CKA_ENCRYPT, crypts, "encrypt"),
         (CKA_DECRYPT, crypts, "decrypt"),
         (CKA_SIGN, signs, "sign"),
-        // C_Sign of a digest that the program computed.
-        (CKA_SIGN, signs && pair, "sign-digest"),
+        // C_Sign of a digest that the program computed. Ed25519 signs no digest.
+        (
+            CKA_SIGN,
+            signs && pair && !algorithm.hashes.is_empty(),
+            "sign-digest",
+        ),
         (CKA_VERIFY, signs, "verify"),
         (CKA_DERIVE, derives, "derive"),
         (CKA_DERIVE, derives, "derive-bytes"),
@@ -161,7 +165,8 @@ impl Wanted<'_> {
 
 /// Has a key generated; its id.
 pub fn generate(wanted: &Wanted<'_>) -> Result<String> {
-    let made = call("GenerateKey", &wanted.said()?, false)?;
+    let made = call("GenerateKey", &wanted.said()?, false);
+    let made = made.map_err(invalid_is(CKR_ATTRIBUTE_VALUE_INVALID))?;
     id(&made)
 }
 
@@ -173,8 +178,8 @@ pub fn import(wanted: &Wanted<'_>, key: &[u8]) -> Result<String> {
         said.remove("bits");
     }
     let pipe = broker::pipe(key)?;
-    let made =
-        broker::default()?.call("ImportKey", &said, &[pipe.as_fd()], false, &mut || Ok(()))?;
+    let made = broker::default()?.call("ImportKey", &said, &[pipe.as_fd()], false, &mut || Ok(()));
+    let made = made.map_err(invalid_is(CKR_ATTRIBUTE_VALUE_INVALID))?;
     id(&made)
 }
 

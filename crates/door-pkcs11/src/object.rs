@@ -290,8 +290,10 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
         attributes.default_bytes(CKA_SUBJECT, &[]);
     }
     if private {
-        attributes.default_flag(CKA_SENSITIVE, class == CKO_PRIVATE_KEY);
-        attributes.default_flag(CKA_EXTRACTABLE, class == CKO_SECRET_KEY);
+        // What the broker keeps stays with it unless the program says otherwise.
+        let kept = attributes.flag(CKA_TOKEN);
+        attributes.default_flag(CKA_SENSITIVE, kept || class == CKO_PRIVATE_KEY);
+        attributes.default_flag(CKA_EXTRACTABLE, !kept && class == CKO_SECRET_KEY);
         attributes.default_flag(CKA_WRAP_WITH_TRUSTED, false);
         attributes.default_flag(CKA_TRUSTED, false);
         let (sensitive, kept) = match origin {

@@ -7,9 +7,10 @@ use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::{How, Object};
 use crate::parameter::{Mechanism, Parameter};
-use crate::rv::{Result, Rv};
+use crate::rv::{Result, Rv, invalid_is};
 use crate::served::{Hashing, Served};
 use crate::tls;
+use cryptofd_core::engine::Direction;
 use cryptofd_core::error::Error;
 use cryptofd_core::pair::Options;
 use cryptofd_core::secret::{self, Secret};
@@ -395,20 +396,51 @@ impl Signing {
         prehashed: bool,
         options: &Options<'_>,
     ) -> Result<Vec<u8>> {
-        let padded = self.padded(data, options);
-        let data = padded.as_deref().map_or(data, Input::from);
+        if options.scheme == Some("raw") {
+            let block = self.padded(data);
+            let signed = self.raw(Direction::Decrypt, &block)?;
+            return Ok(signed.to_vec());
+        }
         self.served.sign(data, prehashed, options).map_err(unsigned)
     }
 
-    /// CKM_RSA_X_509 takes numbers without their leading zeroes.
-    fn padded(&self, data: Input<'_>, options: &Options<'_>) -> Option<Vec<u8>> {
-        let size = self.size();
-        if options.scheme != Some("raw") || data.len() >= size {
-            return None;
+    fn pair_verify(
+        &self,
+        data: Input<'_>,
+        prehashed: bool,
+        signature: &[u8],
+        options: &Options<'_>,
+    ) -> Result<()> {
+        if options.scheme == Some("raw") {
+            let block = self.padded(data);
+            return match self.raw(Direction::Encrypt, signature) {
+                Ok(signed) if *signed == block => Ok(()),
+                Ok(_) | Err(Rv(CKR_DATA_LEN_RANGE)) => Err(Rv(CKR_SIGNATURE_INVALID)),
+                Err(error) => Err(error),
+            };
         }
-        let mut whole = vec![0; size];
-        data.copy_to(&mut whole[size - data.len()..]);
-        Some(whole)
+        let done = self.served.verify(data, prehashed, signature, options);
+        done.map_err(unsigned)
+    }
+
+    /// RSA with no padding at all: a signature is what decryption makes of the block.
+    fn raw(&self, direction: Direction, block: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        let options = Options {
+            scheme: Some("raw"),
+            ..Options::default()
+        };
+        let done = self
+            .served
+            .pair_crypt(direction, Input::from(block), &options);
+        done.map_err(invalid_is(CKR_DATA_LEN_RANGE))
+    }
+
+    /// CKM_RSA_X_509 takes numbers without their leading zeroes.
+    fn padded(&self, data: Input<'_>) -> Vec<u8> {
+        let missing = self.size().saturating_sub(data.len());
+        let mut whole = vec![0; missing];
+        whole.extend_from_slice(&data.to_vec());
+        whole
     }
 
     fn verify(&mut self, data: Option<Input<'_>>, signature: &[u8]) -> Result<()> {
@@ -423,20 +455,16 @@ impl Signing {
                 Err(Rv(CKR_SIGNATURE_INVALID))
             };
         }
-        let done = match data {
+        match data {
             Some(data) => {
                 let (options, prehashed) = self.options();
-                let padded = self.padded(data, &options);
-                let data = padded.as_deref().map_or(data, Input::from);
-                self.served.verify(data, prehashed, signature, &options)
+                self.pair_verify(data, prehashed, signature, &options)
             }
             None => {
                 let (data, prehashed, options) = self.given()?;
-                let data = Input::from(&data);
-                self.served.verify(data, prehashed, signature, &options)
+                self.pair_verify(Input::from(&data), prehashed, signature, &options)
             }
-        };
-        done.map_err(unsigned)
+        }
     }
 }
 
