@@ -17,7 +17,7 @@ use cryptofd_core::secret::Secret;
 use cryptofd_core::table::{self, Algorithm, Kind};
 use cryptoki_sys::*;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -63,6 +63,7 @@ impl Kept {
     /// Gives it another label; what was opened by the old one goes on.
     pub fn rename(&self, label: &[u8]) -> Result<()> {
         let label = std::str::from_utf8(label).map_err(|_| Rv(CKR_ATTRIBUTE_VALUE_INVALID))?;
+        own(label)?;
         let mut name = self.name();
         let wrong = invalid_is(CKR_ATTRIBUTE_VALUE_INVALID);
         call("ChangeKey", &json!({"key": *name, "label": label}), false).map_err(wrong)?;
@@ -130,11 +131,20 @@ fn usages(
     usage
 }
 
+/// A label with an owner in it would be another user's key.
+fn own(label: &str) -> Result<()> {
+    if label.contains('/') {
+        return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+    }
+    Ok(())
+}
+
 /// A label for a key that has none.
 fn label(attributes: &Attributes) -> Result<String> {
     let said = attributes.bytes(CKA_LABEL).unwrap_or_default();
     if !said.is_empty() {
         let text = std::str::from_utf8(said).map_err(|_| Rv(CKR_ATTRIBUTE_VALUE_INVALID))?;
+        own(text)?;
         return Ok(text.to_owned());
     }
     let mut random = [0; 8];
@@ -251,6 +261,7 @@ pub fn refresh(state: &State) -> Result<()> {
             continue;
         };
         if there.contains(id) {
+            relabel(&objects, id, key);
             continue;
         }
         // What this door has no words for is not shown.
@@ -266,6 +277,31 @@ pub fn refresh(state: &State) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Somebody else may have given a key another label.
+fn relabel(objects: &BTreeMap<CK_OBJECT_HANDLE, Arc<Object>>, id: &str, key: &Value) {
+    let (Some(owner), Some(label)) = (key["owner"].as_str(), key["label"].as_str()) else {
+        return;
+    };
+    for object in objects.values() {
+        let its = match &object.material {
+            Material::Kept(kept) if kept.id == id => {
+                *kept.name() = format!("{owner}/{label}");
+                true
+            }
+            Material::Pair(_) => object
+                .attribute(CKA_UNIQUE_ID)
+                .is_ok_and(|unique| *unique == public_id(id)),
+            _ => false,
+        };
+        if its {
+            let mut attributes = object.attributes.write().unwrap_or_else(|e| e.into_inner());
+            if attributes.bytes(CKA_LABEL) != Some(label.as_bytes()) {
+                attributes.set(CKA_LABEL, label.as_bytes());
+            }
+        }
+    }
 }
 
 /// The handle of what was just put on the shelf.

@@ -32,7 +32,7 @@ impl From<Error> for Rv {
             libc::ENOMEM | libc::EMFILE | libc::ENFILE => CKR_HOST_MEMORY,
             libc::EMSGSIZE => CKR_DATA_LEN_RANGE,
             libc::ENOENT | libc::EOPNOTSUPP => CKR_MECHANISM_INVALID,
-            libc::EEXIST => CKR_ATTRIBUTE_VALUE_INVALID,
+            libc::EEXIST | libc::ENAMETOOLONG => CKR_ATTRIBUTE_VALUE_INVALID,
             libc::EINTR | libc::EAGAIN => CKR_FUNCTION_FAILED,
             libc::ENODEV | libc::EPIPE | libc::ECONNREFUSED => CKR_DEVICE_REMOVED,
             _ => CKR_DEVICE_ERROR,
