@@ -59,8 +59,9 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
-# What the lab's kernels and userlands and the tests in C need.
-LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl mmdebstrap
+# What the lab's kernels and userlands and the tests in C need, and the programs that the PKCS#11 module is tried with.
+LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl mmdebstrap \
+  libnss3-tools opensc gnutls-bin p11-kit openssh-client
 
 $(STAMP)/lab: $(STAMP)/install
 	missing=()
@@ -70,6 +71,11 @@ $(STAMP)/lab: $(STAMP)/install
 	if [ $${#missing[@]} -gt 0 ]; then
 	  export DEBIAN_FRONTEND=noninteractive
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null
+	fi
+	# A server that is installed would run on this host: unpacked it runs only for the test of a login.
+	if ! PATH=$$PATH:/usr/sbin command -v sshd >/dev/null && [ ! -e .lab/sshd/usr/sbin/sshd ]; then
+	  mkdir -p .lab/sshd
+	  (cd .lab/sshd && apt-get download -qq openssh-server libwrap0 2>/dev/null && for file in *.deb; do dpkg -x $$file . && rm $$file; done)
 	fi
 	# Not every release has it; the tests say so when they do without.
 	if ! dpkg-query -W -f '$${Status}' python3-nss 2>/dev/null | grep -q 'ok installed'; then

@@ -6,7 +6,6 @@ from setuptools import setup
 from setuptools_rust import build_rust
 from setuptools_rust.extension import RustExtension
 
-
 #: A library that programs are linked with has a version in its name; a module that is loaded by its
 #: path has none.
 LIBRARIES = {"libcryptofd": ".so.0", "libcryptofd-pkcs11": ".so"}

@@ -1,0 +1,86 @@
+"""What the tests of the PKCS#11 module share: the module, sessions on both slots, a broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from raw import Module, Session
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "broker"))
+
+if TYPE_CHECKING:
+    from real_broker import Broker
+
+#: The numbers of the two slots: programs write them down.
+CRYPTO, KEYS = 0x63666400, 0x63666401
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    """The module as it is installed."""
+    import cryptofd
+
+    return Path(cryptofd.__file__).parent / "lib" / "libcryptofd-pkcs11.so"
+
+
+def loaded(library: Path, folder: Path, name: str) -> Module:
+    """The module under a name of its own: a state of its own, whoever else loads it."""
+    copy = folder / f"{name}.so"
+    shutil.copy(library, copy)
+    return Module(copy)
+
+
+@pytest.fixture(scope="session")
+def module(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Module]:
+    one = loaded(library, tmp_path_factory.mktemp("module"), "session")
+    one.ok("Initialize", None)
+    yield one
+    one.ok("Finalize", None)
+
+
+@pytest.fixture
+def session(module: Module) -> Iterator[Session]:
+    """On the slot of session crypto."""
+    one = module.session(CRYPTO)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker, and every program of this test module asks it."""
+    pytest.importorskip("asyncvarlink")
+    from real_broker import Broker
+
+    folder = tmp_path_factory.mktemp("broker")
+    one = Broker(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
+        patch.setenv("CRYPTOFD_STATE", str(folder / "objects-of-the-program"))
+        yield one
+    one.end()
+
+
+@pytest.fixture(scope="module")
+def keys_module(
+    broker: Broker, library: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Module]:
+    assert os.environ["CRYPTOFD_BROKER"] == str(broker.socket)
+    one = loaded(library, tmp_path_factory.mktemp("module"), "keys")
+    one.ok("Initialize", None)
+    yield one
+    one.ok("Finalize", None)
+
+
+@pytest.fixture
+def keys(keys_module: Module) -> Iterator[Session]:
+    """On the slot of the broker's keys."""
+    one = keys_module.session(KEYS)
+    yield one
+    one.close()
