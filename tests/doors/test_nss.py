@@ -17,6 +17,7 @@ from typing import Any
 import nss_cases
 import pytest
 
+import cryptofd
 import cryptofd.doors.nss as nss
 from cryptofd.doors.nss import error
 
@@ -252,13 +253,25 @@ def test_aead_tags_of_other_lengths() -> None:
     param = nss.param_from_aead(nss.CKM_AES_GCM, nss.SecItem(bytes(12)), tag_length=99)
     with pytest.raises(error.NSPRError):
         through(nss.CKM_AES_GCM, nss.CKA_ENCRYPT, bytes(16), param, [b""])
-    for arguments in ((nss.CKM_AES_CBC, nss.SecItem(bytes(12))), (nss.CKM_AES_GCM, None)):
-        with pytest.raises(error.NSPRError, match="INVALID_ARGS"):
-            nss.param_from_aead(*arguments)
+    with pytest.raises(error.NSPRError, match="INVALID_ARGS"):
+        nss.param_from_aead(nss.CKM_AES_CBC, nss.SecItem(bytes(12)))
     whole = nss.param_from_aead(nss.CKM_AES_GCM, nss.SecItem(bytes(12))).data
     for broken in (whole[:-1], whole[:20], whole + b"x"):
         with pytest.raises(error.NSPRError, match="BAD_DATA"):
             through(nss.CKM_AES_GCM, nss.CKA_ENCRYPT, bytes(16), nss.SecItem(broken), [b""])
+
+
+def test_aead_with_a_nonce_that_is_chosen() -> None:
+    for param in (None, nss.param_from_aead(nss.CKM_AES_GCM, None, nss.SecItem(b"header"))):
+        boxes = [
+            through(nss.CKM_AES_GCM, nss.CKA_ENCRYPT, bytes(32), param, [b"hel", b"lo"])
+            for _ in range(2)
+        ]
+        assert boxes[0] != boxes[1]
+        for box in boxes:
+            assert through(nss.CKM_AES_GCM, nss.CKA_DECRYPT, bytes(32), param, [box]) == b"hello"
+            with cryptofd.open("gcm(aes)", key=bytes(32)) as session:
+                assert session.unseal(box, aad=b"header" if param else None) == b"hello"
 
 
 def _reference(mode: Callable[[Any], Any]) -> Callable[[bytes, bytes, bytes], bytes]:

@@ -19,9 +19,10 @@ _SIZES: Final = struct.Struct("!III")
 
 
 class Parameters(NamedTuple):
-    """What an AEAD takes beside key and data; the tag's length in bytes, 0 for the usual one."""
+    """What an AEAD takes beside key and data. Without a nonce (None) it is chosen; a tag's length
+    of None is the usual one."""
 
-    iv: bytes
+    iv: bytes | None
     aad: bytes
     tag_length: int | None
 
@@ -31,24 +32,27 @@ def param_from_aead(
     mechanism: int, iv: SecItem | None, aad: SecItem | None = None, tag_length: int = 0
 ) -> SecItem:
     """The parameter of an AEAD mechanism: nonce, data that are authenticated only, and the bytes of
-    the tag (0: as usual). An extension."""
+    the tag (0: as usual). Without a nonce one is chosen, and stands in the result as ``seal`` puts
+    it. An extension."""
     known = served(mechanism)
-    if known is None or known.kind != "aead" or iv is None or tag_length < 0:
+    if known is None or known.kind != "aead" or tag_length < 0:
         raise failure("SEC_ERROR_INVALID_ARGS")
     extra = aad.data if aad else b""
-    sizes = _SIZES.pack(len(iv.data), len(extra), tag_length)
-    return SecItem.of(_MARK + sizes + iv.data + extra)
+    nonce = iv.data if iv else b""
+    sizes = _SIZES.pack(len(nonce), len(extra), tag_length)
+    return SecItem.of(_MARK + sizes + nonce + extra)
 
 
 def parameters(mechanism: Mechanism, param: SecItem) -> Parameters:
-    """What a parameter says; a plain one is the nonce, with nothing beside it."""
+    """What a parameter says; a plain one is the nonce, with nothing beside it, and an empty one
+    nothing at all."""
     data = param.data
     if not data.startswith(_MARK):
-        return Parameters(data, b"", None)
+        return Parameters(data or None, b"", None)
     start = len(_MARK) + _SIZES.size
     if len(data) < start:
         raise failure("SEC_ERROR_BAD_DATA")
     iv, aad, tag = _SIZES.unpack_from(data, len(_MARK))
     if len(data) != start + iv + aad:
         raise failure("SEC_ERROR_BAD_DATA")
-    return Parameters(data[start : start + iv], data[start + iv :], tag or None)
+    return Parameters(data[start : start + iv] or None, data[start + iv :], tag or None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from cryptofd.doors.nss.arguments import a, a_or_none, octets, takes, unsigned
 from cryptofd.doors.nss.data import SecItem
 from cryptofd.doors.nss.digests import factory, random_bytes
-from cryptofd.doors.nss.error import failure
+from cryptofd.doors.nss.error import failure, told
 from cryptofd.doors.nss.keys import PK11SymKey, operation_name
 from cryptofd.doors.nss.library import nss_is_initialized
 from cryptofd.doors.nss.mechanisms import (
@@ -18,7 +18,7 @@ from cryptofd.doors.nss.mechanisms import (
     mechanism_of_tag,
     served,
 )
-from cryptofd.errors import BadTag, CryptoFDError
+from cryptofd.errors import CryptoFDError
 
 if TYPE_CHECKING:
     from cryptofd._core import CryptoFD, Hasher, Stream
@@ -29,6 +29,13 @@ class Cipher(Protocol):
 
     def update(self, data: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
+
+
+class Taker(Protocol):
+    """A running digest or MAC."""
+
+    def update(self, data: bytes) -> None: ...
+    def digest(self) -> bytes: ...
 
 
 class _Whole:
@@ -117,7 +124,7 @@ def _part_of_block(mechanism: Mechanism) -> str:
 
 def cipher(key: PK11SymKey, mechanism: Mechanism, operation: str, param: SecItem) -> Cipher:
     """A running cipher; NSPRError for a key or a parameter that does not fit."""
-    if key.kind != mechanism.key:
+    if key.kind != mechanism.key or not key.may(operation):
         raise failure("SEC_ERROR_INVALID_KEY")
     direction = "encrypt" if operation == "CKA_ENCRYPT" else "decrypt"
     if mechanism.kind == "aead":
@@ -125,6 +132,9 @@ def cipher(key: PK11SymKey, mechanism: Mechanism, operation: str, param: SecItem
 
         given = parameters(mechanism, param)
         session = key.session(mechanism, given.tag_length)
+        if given.iv is None:
+            sealing = session.seal if direction == "encrypt" else session.unseal
+            return _AtOnce(lambda data: sealing(data, given.aad))
         once = session.encrypt if direction == "encrypt" else session.decrypt
         return _AtOnce(lambda data: once(data, iv=given.iv, aad=given.aad))
     iv = _iv(mechanism, param)
@@ -170,7 +180,7 @@ class _Running:
     def __init__(
         self,
         cipher: Cipher | None = None,
-        hasher: Hasher | None = None,
+        hasher: Taker | None = None,
         size: int | None = None,
     ) -> None:
         self.cipher, self.hasher, self.size = cipher, hasher, size
@@ -179,10 +189,8 @@ class _Running:
 def _finish(cipher: Cipher) -> bytes:
     try:
         return cipher.finish()
-    except BadTag as error:
-        raise failure("SEC_ERROR_BAD_DATA") from error
     except CryptoFDError as error:
-        raise failure("SEC_ERROR_BAD_DATA", str(error)) from error
+        raise told(error) from error
 
 
 class PK11Context:
@@ -224,7 +232,7 @@ class PK11Context:
         try:
             return cipher.update(data)
         except CryptoFDError as error:
-            raise failure("SEC_ERROR_BAD_DATA", str(error)) from error
+            raise told(error) from error
 
     @takes()
     def digest_begin(self) -> None:
@@ -242,7 +250,10 @@ class PK11Context:
             self._fresh = False
             hasher = self._under_way("CKA_DIGEST", "CKA_SIGN", "CKA_VERIFY").hasher
             assert hasher is not None
-            hasher.update(data)
+            try:
+                hasher.update(data)
+            except CryptoFDError as error:
+                raise told(error) from error
 
     @takes(a(PK11SymKey))
     def digest_key(self, sym_key: PK11SymKey) -> None:
@@ -261,7 +272,10 @@ class PK11Context:
         running = self._under_way("CKA_DIGEST", "CKA_SIGN", "CKA_ENCRYPT", "CKA_DECRYPT")
         self._running = None
         if running.hasher is not None:
-            return running.hasher.digest()[: running.size]
+            try:
+                return running.hasher.digest()[: running.size]
+            except CryptoFDError as error:
+                raise told(error) from error
         assert running.cipher is not None
         return _finish(running.cipher)
 
@@ -283,8 +297,7 @@ class PK11Context:
             raise failure("SEC_ERROR_LIBRARY_FAILURE")
         other = object.__new__(PK11Context)
         other._operation, other._begin, other._fresh = self._operation, self._begin, self._fresh
-        hasher = self._running.hasher
-        assert hasher is not None
+        hasher = cast("Hasher", self._running.hasher)
         other._running = _Running(hasher=hasher.copy())
         return other
 
@@ -331,7 +344,7 @@ def create_context_by_sym_key(
             try:
                 return _Running(cipher=cipher(sym_key, kind, wanted, param))
             except CryptoFDError as error:
-                raise failure("SEC_ERROR_BAD_DATA", str(error)) from error
+                raise told(error) from error
 
         return PK11Context._of(wanted, begin_cipher)
     if wanted in {"CKA_SIGN", "CKA_VERIFY"}:
@@ -341,9 +354,19 @@ def create_context_by_sym_key(
             raise failure("SEC_ERROR_INVALID_ALGORITHM")
         if known.key != "GENERIC" and known.key != sym_key.kind:
             raise failure("SEC_ERROR_INVALID_KEY")
-        session = sym_key.authenticator(known)
-        size = _mac_size(known, param, session.digest_size)
-        return PK11Context._of(wanted, lambda: _Running(hasher=session(), size=size))
+        mac = known
+        try:
+            size = _mac_size(mac, param, sym_key.mac_size(mac))
+        except CryptoFDError as error:
+            raise told(error) from error
+
+        def begin_mac() -> _Running:
+            try:
+                return _Running(hasher=sym_key.authenticate(mac), size=size)
+            except CryptoFDError as error:
+                raise told(error) from error
+
+        return PK11Context._of(wanted, begin_mac)
     raise failure("SEC_ERROR_LIBRARY_FAILURE")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptofd.doors.nss.error_table import NUMBERS, TEXTS
+from cryptofd.errors import BadTag, CryptoFDError, KeyRevoked, NoEngine, Refused, Unsupported
 
 _NAMES = {number: name for name, number in NUMBERS.items()}
 
@@ -58,6 +59,17 @@ class NSPRError(Exception):
 def failure(name: str, message: str | None = None) -> NSPRError:
     """The error of this name, to be raised."""
     return NSPRError(error_message=message, error_code=NUMBERS[name])
+
+
+def told(why: CryptoFDError) -> NSPRError:
+    """What NSS calls an error of a session: to be raised from it."""
+    if isinstance(why, BadTag):
+        return failure("SEC_ERROR_BAD_DATA")
+    if isinstance(why, (Refused, KeyRevoked, Unsupported)):
+        return failure("SEC_ERROR_INVALID_KEY", str(why))
+    if isinstance(why, NoEngine):
+        return failure("SEC_ERROR_PKCS11_DEVICE_ERROR", str(why))
+    return failure("SEC_ERROR_BAD_DATA", str(why))
 
 
 def __getattr__(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Symmetric keys: imported, generated, derived, wrapped and unwrapped; and their sessions."""
+"""Symmetric keys: imported, generated, derived, unwrapped, or the broker's; and their sessions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,35 @@ from cryptofd.doors.nss.arguments import a, a_or_none, full_name, integer, takes
 from cryptofd.doors.nss.constants import ATTRIBUTES
 from cryptofd.doors.nss.data import Line, SecItem, hex_lines, indented, label
 from cryptofd.doors.nss.digests import factory, random_bytes
-from cryptofd.doors.nss.error import NSPRError, failure
+from cryptofd.doors.nss.error import NSPRError, failure, told
 from cryptofd.doors.nss.mechanisms import (
     KEY_SIZES,
     Mechanism,
     constants,
     key_mechanism_type_name,
+    of_algorithm,
     served,
 )
 from cryptofd.doors.nss.slots import PK11Slot
-from cryptofd.errors import BadTag, CryptoFDError
+from cryptofd.errors import CryptoFDError
 
 if TYPE_CHECKING:
     from cryptofd import CryptoFD
+    from cryptofd._core import Hasher
+    from cryptofd.broker.terms import Key
 
 #: What softoken lets a secret key do of itself (PKCS#11 leaves it to the token).
 _ALWAYS: Final = frozenset({"CKA_ENCRYPT", "CKA_DECRYPT", "CKA_WRAP", "CKA_UNWRAP"})
+
+#: What the broker lets a key do, in PKCS#11's words.
+_USAGES: Final = {
+    "encrypt": "CKA_ENCRYPT",
+    "decrypt": "CKA_DECRYPT",
+    "sign": "CKA_SIGN",
+    "verify": "CKA_VERIFY",
+    "wrap": "CKA_WRAP",
+    "unwrap": "CKA_UNWRAP",
+}
 
 _OPERATIONS: Final = {number: name for name, number in ATTRIBUTES.items()}
 
@@ -44,9 +57,20 @@ def _key_type(mechanism: int) -> str:
 class PK11SymKey:
     """A symmetric key: its bytes, what it may do, and the sessions that compute with it."""
 
-    __slots__ = ("__weakref__", "_data", "_mechanism", "_sessions", "_slot", "_usages", "kind")
+    __slots__ = (
+        "__weakref__",
+        "_brokered",
+        "_data",
+        "_mechanism",
+        "_sessions",
+        "_slot",
+        "_usages",
+        "kind",
+    )
 
     _data: bytes
+    #: Of a key of the broker's, what is told of it: there are no bytes here.
+    _brokered: Key | None
     _mechanism: int
     _slot: PK11Slot
     _usages: frozenset[str]
@@ -69,6 +93,17 @@ class PK11SymKey:
         self._slot, self._mechanism, self.kind, self._data = slot, mechanism, kind, data
         self._usages = _ALWAYS | frozenset(usages)
         self._sessions = {}
+        self._brokered = None
+        return self
+
+    @classmethod
+    def brokered(cls, slot: PK11Slot, known: Mechanism, key: Key) -> PK11SymKey:
+        """One of the broker's."""
+        self = object.__new__(cls)
+        self._slot, self._mechanism, self.kind, self._data = slot, known.number, known.key, b""
+        self._usages = frozenset(_USAGES[usage] for usage in key.usage if usage in _USAGES)
+        self._sessions = {}
+        self._brokered = key
         return self
 
     @property
@@ -78,13 +113,20 @@ class PK11SymKey:
 
     @property
     def key_data(self) -> bytes:
-        """Its bytes."""
+        """Its bytes; NSPRError where they stay in the broker."""
+        if self._brokered is not None:
+            raise failure("SEC_ERROR_IO", f"{self._brokered.reference} does not leave the broker")
         return self._data
+
+    @property
+    def nickname(self) -> str | None:
+        """The label of a key of the broker's. An extension."""
+        return self._brokered.label if self._brokered else None
 
     @property
     def key_length(self) -> int:
         """How many bytes it has."""
-        return len(self._data)
+        return self._brokered.bits // 8 if self._brokered else len(self._data)
 
     @property
     def slot(self) -> PK11Slot:
@@ -99,8 +141,10 @@ class PK11SymKey:
         """The session that ciphers or wraps with this key; opened once, and kept."""
         import cryptofd
 
-        key = self._data
-        if mechanism.key == "DES":
+        key: bytes | str = self._material(mechanism)
+        if isinstance(key, str):
+            pass
+        elif mechanism.key == "DES":
             key = key * 3
         elif mechanism.key == "DES3" and len(key) == 16:
             key = key + key[:8]
@@ -115,14 +159,39 @@ class PK11SymKey:
         assert not isinstance(session, HashFactory)
         return session
 
-    def authenticator(self, mechanism: Mechanism) -> HashFactory:
-        """The session that authenticates with this key; opened once, and kept."""
+    def _material(self, mechanism: Mechanism) -> bytes | str:
+        """What a session is opened with: bytes, or the broker's reference."""
+        if self._brokered is None:
+            return self._data
+        if mechanism.algorithm != self._brokered.algorithm:
+            raise failure(
+                "SEC_ERROR_INVALID_KEY",
+                f"{self._brokered.reference} is a key for {self._brokered.algorithm}",
+            )
+        return self._brokered.reference
+
+    def _authenticator(self, mechanism: Mechanism) -> CryptoFD | HashFactory:
+        import cryptofd
+
         wanted = (mechanism.algorithm, False)
         session = self._sessions.get(wanted)
         if session is None:
-            session = self._sessions[wanted] = HashFactory(mechanism.algorithm, self._data)
-        assert isinstance(session, HashFactory)
+            key = self._material(mechanism)
+            if isinstance(key, str):
+                session = cryptofd.open(mechanism.algorithm, key=key)
+            else:
+                session = HashFactory(mechanism.algorithm, key)
+            self._sessions[wanted] = session
         return session
+
+    def mac_size(self, mechanism: Mechanism) -> int:
+        """Bytes of a whole MAC."""
+        return self._authenticator(mechanism).digest_size
+
+    def authenticate(self, mechanism: Mechanism) -> Hasher | CryptoFD:
+        """A running MAC, of a session that is opened once and kept."""
+        session = self._authenticator(mechanism)
+        return session() if isinstance(session, HashFactory) else session.clone()
 
     @takes(unsigned, a_or_none(SecItem), unsigned, unsigned, integer)
     def derive(
@@ -142,13 +211,13 @@ class PK11SymKey:
         kind = _key_type(target)
         size = key_size or (max(KEY_SIZES[kind]) if kind in {"DES", "DES3"} else 0)
         if known.kind == "digest-key":
-            data = factory(known.algorithm).digest(self._data)
+            data = factory(known.algorithm).digest(self.key_data)
             size = size or len(data)
         else:
             param = sec_param.data if sec_param else b""
             if len(param) != struct.calcsize("L"):
                 raise failure("SEC_ERROR_INVALID_ARGS")
-            data = _bits(self._data, struct.unpack("L", param)[0], size * 8)
+            data = _bits(self.key_data, struct.unpack("L", param)[0], size * 8)
         if not 0 <= size <= len(data):
             raise failure("SEC_ERROR_BAD_DATA")
         data = data[: size or None]
@@ -165,7 +234,7 @@ class PK11SymKey:
         if not isinstance(sym_key, PK11SymKey):
             return a(PK11SymKey)(sym_key, "wrap_sym_key", 3)
         known = _wrapping(self, mechanism, "CKA_WRAP")
-        data = sym_key._data
+        data = sym_key.key_data
         try:
             if known.kind == "wrap":
                 return SecItem.of(self.session(known).wrap(data))
@@ -176,7 +245,7 @@ class PK11SymKey:
             running = cipher(self, known, "CKA_ENCRYPT", sec_param or SecItem())
             return SecItem.of(running.update(data) + running.finish())
         except CryptoFDError as error:
-            raise failure("SEC_ERROR_BAD_DATA", str(error)) from error
+            raise told(error) from error
 
     @takes(unsigned, a_or_none(SecItem), a(SecItem), unsigned, unsigned, integer)
     def unwrap_sym_key(
@@ -199,10 +268,8 @@ class PK11SymKey:
 
                 running = cipher(self, known, "CKA_DECRYPT", sec_param or SecItem())
                 data = running.update(wrapped_key.data) + running.finish()
-        except BadTag as error:
-            raise failure("SEC_ERROR_BAD_DATA") from error
         except CryptoFDError as error:
-            raise failure("SEC_ERROR_BAD_DATA", str(error)) from error
+            raise told(error) from error
         if key_size > 0:
             data = data[:key_size]
         return PK11SymKey.of(
@@ -248,6 +315,24 @@ def _wrapping(key: PK11SymKey, mechanism: int, operation: str) -> Mechanism:
     if known.key != key.kind or not key.may(operation):
         raise failure("SEC_ERROR_INVALID_KEY")
     return known
+
+
+def fixed(slot: PK11Slot, nickname: str | None) -> tuple[PK11SymKey, ...]:
+    """The broker's symmetric keys of this label, or all that this program may use."""
+    import cryptofd
+
+    try:
+        with cryptofd.connect() as connection:
+            listed = connection.keys.list()
+    except CryptoFDError as error:
+        raise told(error) from error
+    found = []
+    for key in listed:
+        known = of_algorithm(key.algorithm)
+        named = nickname is None or nickname in {key.label, key.reference}
+        if known is not None and key.current and named:
+            found.append(PK11SymKey.brokered(slot, known, key))
+    return tuple(found)
 
 
 def generated(slot: PK11Slot, mechanism: int, key_size: int) -> PK11SymKey:

@@ -175,9 +175,10 @@ def served(number: int) -> Mechanism | None:
     return _served().get(number)
 
 
-def all_served() -> list[Mechanism]:
-    """What is served."""
-    return list(_served().values())
+def of_algorithm(algorithm: str) -> Mechanism | None:
+    """The mechanism that is one of the table's algorithms itself."""
+    found = (each for each in _served().values() if each.algorithm == algorithm)
+    return next(found, None)
 
 
 def digest_size(algorithm: str) -> int:

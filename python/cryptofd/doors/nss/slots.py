@@ -220,6 +220,18 @@ class PK11Slot:
 
         return generated(self, mechanism, key_size)
 
+    @takes(text_or_none, optional=1, rest=True)
+    def list_fixed_keys(
+        self, nickname: str | None = None, *user_data: Any
+    ) -> tuple[PK11SymKey, ...]:
+        """The symmetric keys that stay in this slot, all or those of a label: of the slot of the
+        broker's keys those that this program may use. An extension, after NSS's
+        PK11_ListFixedKeysInSlot."""
+        from cryptofd.doors.nss.keys import fixed
+
+        require("SEC_ERROR_NO_MODULE")
+        return fixed(self, nickname) if self is KEYS else ()
+
     @takes(integer, optional=1, keywords=True)
     def format_lines(self, level: int = 0) -> list[Line]:
         """Lines for ``indented_format``."""
