@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import broker, calls, door, files, importing, kernel, report, takeover
+from bench import broker, calls, door, files, handshakes, importing, kernel, report, takeover
 from bench.measure import Effort
 
 PARTS = {
@@ -20,6 +20,7 @@ PARTS = {
     "signatures": broker.signatures,
     "takeover": takeover.takeover,
     "pkcs11": door.door,
+    "handshakes": handshakes.handshakes,
 }
 
 
