@@ -105,6 +105,22 @@ def test_what_a_key_is_not_for_is_refused(b: Connection) -> None:
         nss.create_context_by_sym_key(nss.CKM_AES_GCM, nss.CKA_DECRYPT, key_of("in"))
 
 
+def test_signed_with_a_pair_that_stays(b: Connection) -> None:
+    b.keys.generate("host", "ed25519", usage={"sign"}, exportable=False)
+    b.keys.generate("db", "gcm(aes)", bits=256, usage={"encrypt"}, exportable=False)
+    slot = nss.get_internal_key_slot()
+    assert [key.nickname for key in slot.list_priv_keys()] == ["host"]
+    assert nss.get_internal_slot().list_priv_keys() == ()
+    (private,) = slot.list_priv_keys("host")
+    message = nss.SecItem(b"a message")
+    signature = nss.sign_with_mechanism(private, nss.CKM_EDDSA, None, message)
+    public = private.convert_to_public_key()
+    nss.verify_with_mechanism(public, nss.CKM_EDDSA, None, signature, message)
+    der = public.encode_der_subject_public_key_info().data
+    with cryptofd.open("ed25519", key=der) as session:
+        session.verify(signature.data, b"a message")
+
+
 def test_a_stream_with_a_key_that_stays(b: Connection) -> None:
     raw = bytes(range(16))
     usage = {"encrypt", "decrypt", "caller-iv"}

@@ -1394,6 +1394,80 @@ def lives() -> Iterator[Case]:
         yield f"InitParameters({field}={value!r})", parameter
 
 
+def pairs() -> Iterator[Case]:
+    def made(nss: Any, *arguments: Any) -> Any:
+        slot = nss.get_internal_slot()
+        return slot.generate_key_pair(nss.CKM_RSA_PKCS_KEY_PAIR_GEN, *arguments)
+
+    def shape(nss: Any) -> Any:
+        public, private = made(nss, nss.RSAGenParams(2048), False, False)
+        size = public.rsa.modulus.len
+        key = imported(nss, "AES_CBC", data(16))
+        return [
+            type(public).__name__,
+            type(private).__name__,
+            public.key_type,
+            public.key_type_str,
+            attempt(nss, lambda: public.dsa),
+            shown(nss, public.rsa.exponent),
+            public.rsa.modulus.type,
+            size,
+            public.format().split("\n")[:2],
+            public.format(1, 2).split("\n")[-2:],
+            public.format_lines(2)[-2:],
+            str(public.rsa).split("\n")[-2:],
+            nss.pub_wrap_sym_key(nss.CKM_RSA_PKCS, public, key).len,
+            attempt(nss, nss.pub_wrap_sym_key, nss.CKM_RSA_PKCS, private, key),
+            attempt(nss, nss.pub_wrap_sym_key, nss.CKM_RSA_PKCS, public, public),
+        ]
+
+    yield "a pair", shape
+    yield "a pair of None", lambda nss: made(nss, None, False, False)
+    yield "a pair of text", lambda nss: made(nss, "2048", 0, 0)
+    yield "a pair that stays", lambda nss: made(nss, nss.RSAGenParams(2048), True, False)
+    for size in (0, -1, 100):
+        yield (
+            f"a pair of {size} bits",
+            lambda nss, size=size: made(nss, nss.RSAGenParams(size), False, False),
+        )
+    for arguments in (
+        (),
+        (1,),
+        (1, 2, 3),
+        ("x", None, 0, 0),
+        (1, None, "x", 0),
+        (1, 2, 3, 4),
+        (0x1082, None, 0, 0),
+    ):
+        yield (
+            f"generate_key_pair{arguments!r}",
+            lambda nss, arguments=arguments: nss.get_internal_slot().generate_key_pair(*arguments),
+        )
+    for arguments in ((), (2048,), (2048, 3), ("x",), (None,), (1, 2, 3), (1 << 40,), (1, "x")):
+        yield (
+            f"RSAGenParams{arguments!r}",
+            lambda nss, arguments=arguments: [
+                str(nss.RSAGenParams(*arguments)),
+                nss.RSAGenParams(*arguments).key_size,
+            ],
+        )
+    yield "RSAGenParams by name", lambda nss: str(nss.RSAGenParams(key_size=4096, exponent=17))
+    for field in ("key_size", "public_exponent"):
+        for value in (17, "x", None):
+
+            def assigned(nss: Any, field: str = field, value: Any = value) -> Any:
+                params = nss.RSAGenParams()
+                setattr(params, field, value)
+                return str(params)
+
+            yield f"RSAGenParams.{field} = {value!r}", assigned
+    for arguments in ((), (1, 2), (1, 2, 3), ("x", 2, 3), (1, 2, 3, 4)):
+        yield (
+            f"pub_wrap_sym_key{arguments!r}",
+            lambda nss, arguments=arguments: nss.pub_wrap_sym_key(*arguments),
+        )
+
+
 #: The names of python-nss's constants, which its side fills in.
 NAMES: list[str] = []
 CONSTANTS: list[str] = []
@@ -1423,6 +1497,7 @@ def cases() -> list[Case]:
         ciphers,
         rights,
         keys,
+        pairs,
         misuse,
         lives,
     )

@@ -74,6 +74,17 @@ from cryptofd.doors.nss.oids import (
     oid_tag,
     oid_tag_name,
 )
+from cryptofd.doors.nss.pairs import (
+    PrivateKey,
+    PublicKey,
+    PyRSAPublicKey,
+    RSAGenParams,
+    decode_der_subject_public_key_info,
+    import_der_private_key_info,
+    pub_wrap_sym_key,
+    sign_with_mechanism,
+    verify_with_mechanism,
+)
 from cryptofd.doors.nss.slots import (
     PK11Slot,
     find_slot_by_name,
@@ -96,12 +107,17 @@ __all__ = [
     "PK11Context",
     "PK11Slot",
     "PK11SymKey",
+    "PrivateKey",
+    "PublicKey",
+    "PyRSAPublicKey",
+    "RSAGenParams",
     "SecItem",
     "algtag_to_mechanism",
     "base64_to_binary",
     "create_context_by_sym_key",
     "create_digest_context",
     "data_to_hex",
+    "decode_der_subject_public_key_info",
     "error",
     "find_slot_by_name",
     "generate_new_param",
@@ -114,6 +130,7 @@ __all__ = [
     "get_iv_length",
     "get_pad_mechanism",
     "hash_buf",
+    "import_der_private_key_info",
     "import_sym_key",
     "indented_format",
     "is_fips",
@@ -145,6 +162,7 @@ __all__ = [
     "pk11_disabled_reason_name",
     "pk11_disabled_reason_str",
     "pk11_logout_all",
+    "pub_wrap_sym_key",
     "read_der_from_file",
     "read_hex",
     "set_password_callback",
@@ -152,10 +170,23 @@ __all__ = [
     "sha1_digest",
     "sha256_digest",
     "sha512_digest",
+    "sign_with_mechanism",
     "token_exists",
+    "verify_with_mechanism",
 ]
 
-for _class in (InitContext, InitParameters, PK11Context, PK11Slot, PK11SymKey, SecItem):
+for _class in (
+    InitContext,
+    InitParameters,
+    PK11Context,
+    PK11Slot,
+    PK11SymKey,
+    PrivateKey,
+    PublicKey,
+    PyRSAPublicKey,
+    RSAGenParams,
+    SecItem,
+):
     # Where programs know them from.
     _class.__module__ = __name__
 

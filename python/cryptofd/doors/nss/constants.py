@@ -352,6 +352,8 @@ OTHERS: Final[dict[str, int]] = {
     "dhKey": 4,
     "dsaKey": 2,
     "ecKey": 6,
+    # Of later versions than python-nss knows: an extension.
+    "edKey": 10,
     "fortezzaKey": 3,
     "keaKey": 5,
     "nullKey": 0,

@@ -338,7 +338,7 @@ def fixed(slot: PK11Slot, nickname: str | None) -> tuple[PK11SymKey, ...]:
 def generated(slot: PK11Slot, mechanism: int, key_size: int) -> PK11SymKey:
     """A new key for a mechanism, of so many bytes."""
     known = served(mechanism)
-    if known is None or known.kind in {"digest-key", "extract"}:
+    if known is None or known.kind in {"digest-key", "extract", "sign", "pairgen"}:
         raise failure("SEC_ERROR_INVALID_ALGORITHM")
     sizes = KEY_SIZES.get(known.key)
     if known.number == constants()["CKM_DES2_KEY_GEN"]:

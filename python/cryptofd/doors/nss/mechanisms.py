@@ -7,6 +7,7 @@ PKCS#11's: whether it pads, what its parameter is, which type of key it takes.
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +27,9 @@ INVALID: Final = 0xFFFFFFFF
 class Mechanism:
     """A mechanism that is served.
 
-    ``kind``: as in the table, or ``keygen``, ``digest-key`` (a key that is another's digest) and
-    ``extract`` (a key that is a piece of another). ``key``: the type of key that it takes.
+    ``kind``: as in the table, or ``sign`` (with a pair), ``pairgen``, ``keygen``, ``digest-key`` (a
+    key that is another's digest) and ``extract`` (a key that is a piece of another). ``key``: the
+    type of key that it takes.
     ``algorithm``: the table's name.
     """
 
@@ -88,6 +90,8 @@ _DRESSED: Final = (
     Mechanism("CKM_DES2_KEY_GEN", 0, "keygen", "DES3"),
     Mechanism("CKM_DES3_KEY_GEN", 0, "keygen", "DES3"),
     Mechanism("CKM_GENERIC_SECRET_KEY_GEN", 0, "keygen", "GENERIC"),
+    Mechanism("CKM_RSA_PKCS_KEY_PAIR_GEN", 0, "pairgen", "RSA", "rsa"),
+    Mechanism("CKM_EC_KEY_PAIR_GEN", 0, "pairgen", "EC", "ecdsa"),
 )
 
 #: PKCS#11's, where python-nss has no name and the table no algorithm: marked extensions.
@@ -100,6 +104,14 @@ EXTENSIONS: Final = {
     "CKM_SHA3_384_HMAC_GENERAL": 0x2C2,
     "CKM_SHA3_512_HMAC_GENERAL": 0x2D2,
     "CKM_AES_CMAC_GENERAL": 0x108B,
+    "CKM_EC_EDWARDS_KEY_PAIR_GEN": 0x1055,
+}
+
+#: What signs with a pair of which type, or (RSA) wraps.
+_SIGNATURES: Final = {
+    "CKM_RSA_PKCS(_OAEP)?|CKM_SHA[0-9_]+_RSA_PKCS(_PSS)?": "RSA",
+    "CKM_ECDSA(_SHA[0-9_]+)?": "EC",
+    "CKM_EDDSA": "ED",
 }
 
 #: The table's kinds that a context, a key or a digest is made of.
@@ -158,13 +170,22 @@ def _served() -> dict[int, Mechanism]:
                 )
             )
     for each in _DRESSED:
-        block = _table()[each.algorithm].block_size if each.algorithm else 0
+        dressed = _table().get(each.algorithm)
+        block = dressed.block_size if dressed else 0
         iv = block if each.kind == "cipher" and not each.by_block else 0
         found.append(
             Mechanism(
                 **{**vars(each), "number": MECHANISMS[each.name], "iv": iv, "block": block},
             )
         )
+    found += [
+        Mechanism(name, number, "sign", key)
+        for name, number in constants().items()
+        for pattern, key in _SIGNATURES.items()
+        if re.fullmatch(pattern, name)
+    ]
+    edwards = EXTENSIONS["CKM_EC_EDWARDS_KEY_PAIR_GEN"]
+    found.append(Mechanism("CKM_EC_EDWARDS_KEY_PAIR_GEN", edwards, "pairgen", "ED", "ed25519"))
     for name, key in (("CKM_AES_XTS_KEY_GEN", "AES-XTS"), ("CKM_CHACHA20_KEY_GEN", "CHACHA20")):
         found.append(Mechanism(name, EXTENSIONS[name], "keygen", key))
     return {mechanism.number: mechanism for mechanism in found}

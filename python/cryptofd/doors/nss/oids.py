@@ -67,7 +67,7 @@ _BY_NAME: Final = {
 }
 
 
-def _dotted(der: bytes) -> str:
+def dotted(der: bytes) -> str:
     """The dotted decimal of an identifier's DER, without tag and length (X.690, 8.19)."""
     numbers: list[int] = []
     number = 0
@@ -89,10 +89,10 @@ def _tag(oid: Any) -> int:
         if oid.lower() in _ATTRIBUTES:
             return TAGS[_PREFIX + _ATTRIBUTES[oid.lower()]]
         if re.fullmatch(r"(oid\.)?\d+(\.\d+)*\s*", oid, re.IGNORECASE):
-            dotted = re.sub(r"(?i)^oid\.", "", oid)
-            if dotted != dotted.strip() or int(dotted.partition(".")[0]) > 2:
+            decimal = re.sub(r"(?i)^oid\.", "", oid)
+            if decimal != decimal.strip() or int(decimal.partition(".")[0]) > 2:
                 raise ValueError(f'failed to convert oid string "{oid}" to SECItem')
-            found = _BY_DOTTED.get(dotted)
+            found = _BY_DOTTED.get(decimal)
             return found.tag if found else _UNKNOWN
         if oid.lower() not in _BY_NAME:
             raise KeyError(f"oid tag name not found: {oid}")
@@ -103,7 +103,7 @@ def _tag(oid: Any) -> int:
         # A tag is a C enumeration: of a longer number, its low bits.
         return (oid + (1 << 31)) % (1 << 32) - (1 << 31)
     if isinstance(oid, SecItem):
-        found = _BY_DOTTED.get(_dotted(oid.data))
+        found = _BY_DOTTED.get(dotted(oid.data))
         return found.tag if found else _UNKNOWN
     raise TypeError(f"oid must be a string, an integer, or a SecItem, not {type_name(oid)}")
 
@@ -163,7 +163,7 @@ def oid_tag_name(oid: int | str | SecItem) -> str:
 def oid_dotted_decimal(oid: int | str | SecItem) -> str:
     """An identifier in dotted decimal, after ``OID.``."""
     if isinstance(oid, SecItem):
-        dotted = _dotted(oid.data)
-        return f"OID.{dotted}" if dotted else ""
-    dotted = _row(_known(oid)).dotted
-    return f"OID.{dotted}" if dotted else ""
+        decimal = dotted(oid.data)
+        return f"OID.{decimal}" if decimal else ""
+    decimal = _row(_known(oid)).dotted
+    return f"OID.{decimal}" if decimal else ""

@@ -29,6 +29,7 @@ from cryptofd.doors.nss.mechanisms import (
 
 if TYPE_CHECKING:
     from cryptofd.doors.nss.keys import PK11SymKey
+    from cryptofd.doors.nss.pairs import PrivateKey, PublicKey
 
 #: Why a slot is disabled: what is said, by constant.
 _REASONS: Final = {
@@ -42,6 +43,7 @@ _REASON_NAMES: Final = {OTHERS[name]: name for name in _REASONS}
 
 # What softoken says of them, and NSS's callers get: bytes where other mechanisms have bits.
 _LONGEST_HMAC_KEY: Final = 128
+_LONGEST_PAIRS: Final = {"RSA": -1, "EC": 521}
 
 
 @takes(unsigned)
@@ -203,8 +205,10 @@ class PK11Slot:
     def get_best_key_length(self, mechanism: int) -> int:
         """Bytes of the best key; 0 where the mechanism knows it by itself, or is not served."""
         known = served(mechanism)
-        if known is None or known.kind == "hash" or known.key in {"DES", "DES3"}:
+        if known is None or known.kind == "hash" or known.key in {"DES", "DES3", "ED"}:
             return 0
+        if known.key in _LONGEST_PAIRS:
+            return _LONGEST_PAIRS[known.key]
         if known.kind == "digest-key":
             return digest_size(known.algorithm)
         if known.kind == "mac" and known.key == "GENERIC":
@@ -219,6 +223,28 @@ class PK11Slot:
         from cryptofd.doors.nss.keys import generated
 
         return generated(self, mechanism, key_size)
+
+    @takes(unsigned, anything, integer, integer, rest=True)
+    def generate_key_pair(
+        self, mechanism: int, key_params: Any, token: int, sensitive: int, *user_data: Any
+    ) -> tuple[PublicKey, PrivateKey]:
+        """A new pair: CKM_RSA_PKCS_KEY_PAIR_GEN with RSAGenParams; as extensions
+        CKM_EC_KEY_PAIR_GEN with a SecItem of the DER of the curve's OID, and
+        CKM_EC_EDWARDS_KEY_PAIR_GEN. ``token`` is refused: what stays is made in the broker."""
+        from cryptofd.doors.nss.pairs import generated_pair
+
+        return generated_pair(mechanism, key_params, bool(token), bool(sensitive))
+
+    @takes(text_or_none, optional=1, rest=True)
+    def list_priv_keys(
+        self, nickname: str | None = None, *user_data: Any
+    ) -> tuple[PrivateKey, ...]:
+        """The private keys that stay in this slot, all or those of a label; as
+        ``list_fixed_keys``. An extension, after NSS's PK11_ListPrivKeysInSlot."""
+        from cryptofd.doors.nss.pairs import fixed_pairs
+
+        require("SEC_ERROR_NO_MODULE")
+        return fixed_pairs(nickname) if self is KEYS else ()
 
     @takes(text_or_none, optional=1, rest=True)
     def list_fixed_keys(
