@@ -197,8 +197,12 @@ def served(number: int) -> Mechanism | None:
 
 
 def of_algorithm(algorithm: str) -> Mechanism | None:
-    """The mechanism that is one of the table's algorithms itself."""
-    found = (each for each in _served().values() if each.algorithm == algorithm)
+    """The mechanism of a symmetric key that is one of the table's algorithms itself."""
+    found = (
+        each
+        for each in _served().values()
+        if each.algorithm == algorithm and each.kind in _KINDS - {"hash"}
+    )
     return next(found, None)
 
 
