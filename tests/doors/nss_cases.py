@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import struct
 import sys
 import tempfile
@@ -1468,6 +1469,93 @@ def pairs() -> Iterator[Case]:
         )
 
 
+def passwords() -> Iterator[Case]:
+    asked: tuple[dict[str, Any], ...] = (
+        {},
+        {"iterations": 1},
+        {"iterations": 127},
+        {"iterations": 128},
+        {"iterations": 1000},
+        {"iterations": 0},
+        {"iterations": -1},
+        *({"key_length": size} for size in (1, 5, 16, 24, 32, 64, 200)),
+        *({"cipher_alg": tag} for tag in (4, 7, 10, 183, 184, 186, 187, 188, 191, 294, 296, 298)),
+        {"cipher_alg": "sec_oid_aes_192_cbc"},
+        {"cipher_alg": "AES_128_CBC"},
+        {"cipher_alg": "OID.2.16.840.1.101.3.4.1.2"},
+        {"cipher_alg": "nonsense"},
+        *({"prf_alg": tag} for tag in (191, 294, 295, 296, 297, 298)),
+        {"prf_alg": "HMAC_SHA512"},
+        *({"pbe_alg": tag} for tag in (4, 291, 292, 293)),
+        {"pbe_alg": 293, "cipher_alg": 296},
+        {"salt": b""},
+        {"salt": bytes(200)},
+        {"salt": "text"},
+        {"salt": 1},
+        {"nonsense": 1},
+        {"iterations": "1"},
+        {"cipher_alg": None},
+    )
+    for options in asked:
+        for password in ("password", "", "\u20ac", "long" * 40) if not options else ("password",):
+
+            def key(nss: Any, options: Any = options, password: str = password) -> Any:
+                made = nss.create_pbev2_algorithm_id(**{"salt": b"saltsalt", **options})
+                iv = attempt(nss, made.get_pbe_iv, password)
+                random = made.get_pbe_iv(password).len if iv[0] == "SecItem" else 0
+                written = made.parameters.data
+                key = attempt(nss, nss.get_internal_slot().pbe_key_gen, made, password)
+                results = [
+                    made.id_tag,
+                    made.id_str,
+                    made.id_oid.data.hex(),
+                    written[: len(written) - random].hex(),
+                    key,
+                    [line for line in made.format().split("\n") if re.search("[g-z]", line)],
+                    [line[0] for line in made.format_lines(2)],
+                ]
+                if key[0] == "key":
+                    found = nss.get_internal_slot().pbe_key_gen(made, password)
+                    for padded in (True, False):
+                        got = attempt(nss, made.get_pbe_crypto_mechanism, found, padded)
+                        results.append([got[1], got[2][2]] if got[0] == "tuple" else got)
+                return results
+
+            yield f"password {password[:10]!r} {options!r}", key
+
+    def whole(nss: Any) -> Any:
+        made = nss.create_pbev2_algorithm_id(salt=nss.SecItem(b"saltsalt"), iterations=1000)
+        key = nss.get_internal_slot().pbe_key_gen(made, "password", "user data")
+        number, param = made.get_pbe_crypto_mechanism(key)
+        box = nss.create_context_by_sym_key(number, nss.CKA_ENCRYPT, key, param)
+        sealed = box.cipher_op(b"hello") + box.digest_final()
+        opening = nss.create_context_by_sym_key(number, nss.CKA_DECRYPT, key, param)
+        return [opening.cipher_op(sealed), opening.digest_final()]
+
+    yield "with a password's key", whole
+    for function in ("create_pbev2_algorithm_id", "param_from_algid"):
+        for arguments in ((1, 2, 3), ("x",), (1.5,), (None,), (1, 2, 3, 4, 5, 6, 7, 8)):
+            yield (
+                f"{function}{arguments!r}",
+                lambda nss, function=function, arguments=arguments: getattr(nss, function)(
+                    *arguments
+                ),
+            )
+    yield "param_from_algid", lambda nss: nss.param_from_algid(nss.create_pbev2_algorithm_id())
+    for arguments in ((), (1,), (1, "x"), (None, "x")):
+        yield (
+            f"pbe_key_gen{arguments!r}",
+            lambda nss, arguments=arguments: nss.get_internal_slot().pbe_key_gen(*arguments),
+        )
+    for arguments in ((), (1,), (None, True)):
+        yield (
+            f"get_pbe_crypto_mechanism{arguments!r}",
+            lambda nss, arguments=arguments: nss.create_pbev2_algorithm_id(
+                salt=b"x"
+            ).get_pbe_crypto_mechanism(*arguments),
+        )
+
+
 #: The names of python-nss's constants, which its side fills in.
 NAMES: list[str] = []
 CONSTANTS: list[str] = []
@@ -1498,6 +1586,7 @@ def cases() -> list[Case]:
         rights,
         keys,
         pairs,
+        passwords,
         misuse,
         lives,
     )

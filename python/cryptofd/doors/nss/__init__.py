@@ -85,6 +85,11 @@ from cryptofd.doors.nss.pairs import (
     sign_with_mechanism,
     verify_with_mechanism,
 )
+from cryptofd.doors.nss.passwords import (
+    AlgorithmID,
+    create_pbev2_algorithm_id,
+    param_from_algid,
+)
 from cryptofd.doors.nss.slots import (
     PK11Slot,
     find_slot_by_name,
@@ -102,6 +107,7 @@ from cryptofd.doors.nss.slots import (
 
 __all__ = [
     "HEX_SEPARATOR_DEFAULT",
+    "AlgorithmID",
     "InitContext",
     "InitParameters",
     "PK11Context",
@@ -116,6 +122,7 @@ __all__ = [
     "base64_to_binary",
     "create_context_by_sym_key",
     "create_digest_context",
+    "create_pbev2_algorithm_id",
     "data_to_hex",
     "decode_der_subject_public_key_info",
     "error",
@@ -156,6 +163,7 @@ __all__ = [
     "oid_tag",
     "oid_tag_name",
     "param_from_aead",
+    "param_from_algid",
     "param_from_iv",
     "pk11_attribute_type_from_name",
     "pk11_attribute_type_name",
@@ -176,6 +184,7 @@ __all__ = [
 ]
 
 for _class in (
+    AlgorithmID,
     InitContext,
     InitParameters,
     PK11Context,

@@ -68,6 +68,8 @@ def integer(value: Any, name: str, place: int) -> int:
 def as_bytes(value: Any) -> bytes:
     """What is in a buffer; TypeError where there is none. Before Python 3.12 a class that is
     written in Python is a buffer for those only who ask it."""
+    if type(value) is bytes:
+        return value
     return bytes(value.__buffer__(0) if hasattr(value, "__buffer__") else memoryview(value))
 
 

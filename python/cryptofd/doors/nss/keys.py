@@ -222,7 +222,7 @@ class PK11SymKey:
             raise failure("SEC_ERROR_BAD_DATA")
         data = data[: size or None]
         if kind in {"DES", "DES3"}:
-            data = _with_parity(data)
+            data = with_parity(data)
         return PK11SymKey.of(self._slot, target, kind, data, [operation_name(operation)])
 
     @takes(unsigned, a_or_none(SecItem), lambda value, name, place: value)
@@ -353,11 +353,11 @@ def generated(slot: PK11Slot, mechanism: int, key_size: int) -> PK11SymKey:
         raise failure("SEC_ERROR_INVALID_KEY")
     data = random_bytes(key_size)
     if known.key in {"DES", "DES3"}:
-        data = _with_parity(data)
+        data = with_parity(data)
     return PK11SymKey.of(slot, mechanism, known.key, data, ["CKA_SIGN"])
 
 
-def _with_parity(data: bytes) -> bytes:
+def with_parity(data: bytes) -> bytes:
     """Each octet with an odd number of bits, as DES has it (FIPS 46-3)."""
     return bytes(octet ^ (octet.bit_count() + 1) % 2 for octet in data)
 

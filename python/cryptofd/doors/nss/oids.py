@@ -108,6 +108,17 @@ def _tag(oid: Any) -> int:
     raise TypeError(f"oid must be a string, an integer, or a SecItem, not {type_name(oid)}")
 
 
+def tag_of(oid: Any) -> int:
+    """The tag of an identifier: tag, name, dotted decimal, SecItem or bytes of DER, as ``cn``;
+    SEC_OID_UNKNOWN where there is none."""
+    return _tag(SecItem.of(oid) if isinstance(oid, bytes) else oid)
+
+
+def find(tag: int) -> Oid | None:
+    """The identifier of a tag."""
+    return _BY_TAG.get(tag)
+
+
 def _known(oid: Any) -> int:
     tag = _tag(oid)
     if tag == _UNKNOWN:

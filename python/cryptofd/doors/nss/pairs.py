@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cryptofd.doors.nss.arguments import a, a_or_none, full_name, integer, takes, unsigned
 from cryptofd.doors.nss.constants import OTHERS
 from cryptofd.doors.nss.data import Line, SecItem, hex_lines, indented, label
+from cryptofd.doors.nss.der import element
 from cryptofd.doors.nss.error import failure, told
 from cryptofd.doors.nss.keys import PK11SymKey
 from cryptofd.doors.nss.mechanisms import Mechanism, key_mechanism_type_name, served
@@ -40,31 +41,12 @@ _BY_SIZE: Final = {20: "sha1", 28: "sha224", 32: "sha256", 48: "sha384", 64: "sh
 _USUAL_EXPONENT: Final = 0x10001
 
 
-class _Element(NamedTuple):
-    tag: int
-    content: bytes
-    rest: bytes
-
-
-def _element(der: bytes) -> _Element:
-    """The first element of DER (X.690, section 8.1)."""
-    if len(der) < 2:
-        raise failure("SEC_ERROR_BAD_DER")
-    size, start = der[1], 2
-    if size & 0x80:
-        start += size & 0x7F
-        size = int.from_bytes(der[2:start], "big")
-    if len(der) < start + size:
-        raise failure("SEC_ERROR_BAD_DER")
-    return _Element(der[0], der[start : start + size], der[start + size :])
-
-
 def _algorithm(identifier: bytes) -> str:
     """The table's algorithm of what is in an AlgorithmIdentifier."""
-    oid = _element(identifier)
+    oid = element(identifier)
     name = dotted(oid.content)
     if name == _EC_PUBLIC_KEY:
-        name = dotted(_element(oid.rest).content)
+        name = dotted(element(oid.rest).content)
     found = {_RSA: "rsa", _ED25519: "ed25519", **_CURVES}.get(name)
     if found is None:
         raise failure("SEC_ERROR_INVALID_ALGORITHM", f"a key of {name}")
@@ -168,7 +150,7 @@ class PublicKey:
         """Of a SubjectPublicKeyInfo (RFC 5280, section 4.1)."""
         self = object.__new__(cls)
         self._der, self._session = der, None
-        self.algorithm = _algorithm(_element(_element(der).content).content)
+        self.algorithm = _algorithm(element(element(der).content).content)
         return self
 
     @property
@@ -186,9 +168,9 @@ class PublicKey:
         """The numbers of an RSA key; AttributeError of another."""
         if self.algorithm != "rsa":
             self._no("rsa")
-        bits = _element(_element(_element(self._der).content).rest).content
-        modulus = _element(_element(bits[1:]).content)
-        exponent = _element(modulus.rest).content
+        bits = element(element(element(self._der).content).rest).content
+        modulus = element(element(bits[1:]).content)
+        exponent = element(modulus.rest).content
         return PyRSAPublicKey.of(modulus.content.lstrip(b"\0"), exponent.lstrip(b"\0"))
 
     @property
@@ -285,8 +267,8 @@ def decode_der_subject_public_key_info(der: SecItem) -> PublicKey:
 @takes(a(SecItem))
 def import_der_private_key_info(der: SecItem) -> PrivateKey:
     """A private key (PKCS#8, RFC 5958). An extension, after NSS's PK11_ImportDERPrivateKeyInfo."""
-    version = _element(_element(der.data).content)
-    key = PrivateKey.of(_algorithm(_element(version.rest).content), der.data)
+    version = element(element(der.data).content)
+    key = PrivateKey.of(_algorithm(element(version.rest).content), der.data)
     try:
         key.session()
     except CryptoFDError as error:
@@ -318,7 +300,7 @@ def generated_pair(
     elif algorithm == "ecdsa":
         if not isinstance(params, SecItem) or not params.data:
             raise failure("SEC_ERROR_INVALID_ARGS", "key_params is the DER of the curve's OID")
-        algorithm = _CURVES.get(dotted(_element(params.data).content), "")
+        algorithm = _CURVES.get(dotted(element(params.data).content), "")
         if not algorithm:
             raise failure("SEC_ERROR_INVALID_ARGS", "a curve that is not served")
     if token:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptofd.doors.nss.arguments import (
+    a,
     a_or_none,
     anything,
+    as_bytes,
     encoded,
     integer,
+    octets_or_text,
     password,
     takes,
     text_or_none,
@@ -30,6 +33,7 @@ from cryptofd.doors.nss.mechanisms import (
 if TYPE_CHECKING:
     from cryptofd.doors.nss.keys import PK11SymKey
     from cryptofd.doors.nss.pairs import PrivateKey, PublicKey
+    from cryptofd.doors.nss.passwords import AlgorithmID
 
 #: Why a slot is disabled: what is said, by constant.
 _REASONS: Final = {
@@ -234,6 +238,14 @@ class PK11Slot:
         from cryptofd.doors.nss.pairs import generated_pair
 
         return generated_pair(mechanism, key_params, bool(token), bool(sensitive))
+
+    @takes(anything, octets_or_text, rest=True)
+    def pbe_key_gen(self, algid: AlgorithmID, password: str | bytes, *user_data: Any) -> PK11SymKey:
+        """The key of a password, as ``create_pbev2_algorithm_id`` says."""
+        from cryptofd.doors.nss.passwords import AlgorithmID
+
+        a(AlgorithmID)(algid, "pbe_key_gen", 1)
+        return algid.key(self, as_bytes(password))
 
     @takes(text_or_none, optional=1, rest=True)
     def list_priv_keys(
