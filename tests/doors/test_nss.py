@@ -183,6 +183,49 @@ def test_names_are_listed() -> None:
     assert "SEC_ERROR_BAD_DATA" in dir(error)
 
 
+def test_the_table_names_its_own() -> None:
+    """A mechanism that the table names and numbers stands nowhere else."""
+    from cryptofd.doors.nss.constants import MECHANISMS
+    from cryptofd.doors.nss.mechanisms import EXTENSIONS
+
+    named = {
+        mechanism["name"]: mechanism["id"]
+        for algorithm in cryptofd.algorithms()
+        for mechanism in (algorithm.names["pkcs11"], *algorithm.names["mechanisms"])
+        if mechanism
+    }
+    assert not named.keys() & (MECHANISMS.keys() | EXTENSIONS.keys())
+    assert not MECHANISMS.keys() & EXTENSIONS.keys()
+    assert all(getattr(nss, name) == number for name, number in named.items())
+
+
+def test_a_key_that_many_threads_use() -> None:
+    import threading
+
+    key = key_of(nss.CKM_AES_CBC_PAD, bytes(16), nss.CKA_ENCRYPT)
+    param = nss.SecItem(bytes(16))
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        plain = bytes([seed]) * 3000
+        boxes = set()
+        for _ in range(50):
+            running = nss.create_context_by_sym_key(
+                nss.CKM_AES_CBC_PAD, nss.CKA_ENCRYPT, key, param
+            )
+            box = running.cipher_op(plain[:1234]) + running.cipher_op(plain[1234:])
+            boxes.add(box + running.digest_final())
+        if len(boxes) != 1:
+            wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
 # Extensions: what python-nss has no name for, against PyCA.
 
 

@@ -175,7 +175,7 @@ def _served() -> dict[int, Mechanism]:
         iv = block if each.kind == "cipher" and not each.by_block else 0
         found.append(
             Mechanism(
-                **{**vars(each), "number": MECHANISMS[each.name], "iv": iv, "block": block},
+                **{**vars(each), "number": constants()[each.name], "iv": iv, "block": block},
             )
         )
     found += [
