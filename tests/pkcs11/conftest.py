@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from raw import Module, Session
+from raw import CRYPTO, KEYS, Module, Session, loaded
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "broker"))
 
 if TYPE_CHECKING:
     from real_broker import Broker
-
-#: The numbers of the two slots: programs write them down.
-CRYPTO, KEYS = 0x63666400, 0x63666401
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +23,6 @@ def library() -> Path:
     import cryptofd
 
     return Path(cryptofd.__file__).parent / "lib" / "libcryptofd-pkcs11.so"
-
-
-def loaded(library: Path, folder: Path, name: str) -> Module:
-    """The module under a name of its own: a state of its own, whoever else loads it."""
-    copy = folder / f"{name}.so"
-    shutil.copy(library, copy)
-    return Module(copy)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 from collections.abc import Callable, Iterable
 from ctypes import POINTER, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
 import PyKCS11.LowLevel as low
+
+#: The numbers of the two slots: programs write them down.
+CRYPTO, KEYS = 0x63666400, 0x63666401
 
 #: In the order of the lists, without C_.
 FUNCTIONS_2 = """
@@ -378,3 +382,10 @@ class Session:
             return self.out(what, pieces[0], len(pieces[0]))
         whole = b"".join(self.out(f"{what}Update", piece, len(piece)) for piece in pieces)
         return whole + self.out(f"{what}Final")
+
+
+def loaded(library: Path, folder: Path, name: str) -> Module:
+    """The module under a name of its own: a state of its own, whoever else loads it."""
+    copy = folder / f"{name}.so"
+    shutil.copy(library, copy)
+    return Module(copy)

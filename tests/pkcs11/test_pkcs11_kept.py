@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import KEYS, loaded
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
-from raw import Failed, Gcm, GcmMessage, Module, Session, mechanism, name_of, number, template
+from raw import (
+    KEYS,
+    Failed,
+    Gcm,
+    GcmMessage,
+    Module,
+    Session,
+    loaded,
+    mechanism,
+    name_of,
+    number,
+    template,
+)
 from test_pkcs11_processes import in_a_child
 
 import cryptofd

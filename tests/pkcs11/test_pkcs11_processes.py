@@ -8,8 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from conftest import CRYPTO
-from raw import Module, Session, mechanism
+from raw import CRYPTO, Module, Session, mechanism
 
 DATA = bytes(range(256)) * 4
 IV = bytes(16)

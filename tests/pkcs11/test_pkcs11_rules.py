@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CRYPTO, KEYS, loaded
 from raw import (
+    CRYPTO,
+    KEYS,
     Attribute,
     Failed,
     Gcm,
     GcmMessage,
     Module,
     Session,
+    loaded,
     mechanism,
     name_of,
     number,
