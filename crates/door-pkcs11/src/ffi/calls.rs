@@ -528,134 +528,6 @@ pub unsafe extern "C" fn C_FindObjectsFinal(handle: Handle) -> CK_RV {
 }
 
 /// # Safety
-/// As PKCS#11 has it of C_EncryptInit.
-pub unsafe extern "C" fn C_EncryptInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            cipher::cancel(session, Direction::Encrypt);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says.
-        let mechanism = unsafe { mechanism(by)? };
-        cipher::begin(state, session, Direction::Encrypt, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_Encrypt.
-pub unsafe extern "C" fn C_Encrypt(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        cipher::whole(session, Direction::Encrypt, data, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_EncryptUpdate.
-pub unsafe extern "C" fn C_EncryptUpdate(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        cipher::update(session, Direction::Encrypt, data, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_EncryptFinal.
-pub unsafe extern "C" fn C_EncryptFinal(
-    handle: Handle,
-    result: *mut CK_BYTE,
-    length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let mut out = unsafe { Out::new(result, length)? };
-        cipher::finish(session, Direction::Encrypt, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptInit.
-pub unsafe extern "C" fn C_DecryptInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            cipher::cancel(session, Direction::Decrypt);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says.
-        let mechanism = unsafe { mechanism(by)? };
-        cipher::begin(state, session, Direction::Decrypt, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_Decrypt.
-pub unsafe extern "C" fn C_Decrypt(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        cipher::whole(session, Direction::Decrypt, data, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptUpdate.
-pub unsafe extern "C" fn C_DecryptUpdate(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        cipher::update(session, Direction::Decrypt, data, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptFinal.
-pub unsafe extern "C" fn C_DecryptFinal(
-    handle: Handle,
-    result: *mut CK_BYTE,
-    length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let mut out = unsafe { Out::new(result, length)? };
-        cipher::finish(session, Direction::Decrypt, &mut out)
-    })
-}
-
-/// # Safety
 /// As PKCS#11 has it of C_DigestInit.
 pub unsafe extern "C" fn C_DigestInit(handle: Handle, by: *mut CK_MECHANISM) -> CK_RV {
     on(handle, |_, session| {
@@ -716,70 +588,6 @@ pub unsafe extern "C" fn C_DigestFinal(
         // SAFETY: as PKCS#11 says.
         let mut out = unsafe { Out::new(result, length)? };
         digest::finish(session, &mut out)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignInit.
-pub unsafe extern "C" fn C_SignInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            signature::cancel(session, Side::Sign);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says.
-        let mechanism = unsafe { mechanism(by)? };
-        signature::begin(state, session, Side::Sign, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignUpdate.
-pub unsafe extern "C" fn C_SignUpdate(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let data = unsafe { input(data, length)? };
-        signature::update(session, Side::Sign, data)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyInit.
-pub unsafe extern "C" fn C_VerifyInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            signature::cancel(session, Side::Verify);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says.
-        let mechanism = unsafe { mechanism(by)? };
-        signature::begin(state, session, Side::Verify, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyUpdate.
-pub unsafe extern "C" fn C_VerifyUpdate(
-    handle: Handle,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let data = unsafe { input(data, length)? };
-        signature::update(session, Side::Verify, data)
     })
 }
 
@@ -1037,131 +845,6 @@ pub unsafe extern "C" fn C_WaitForSlotEvent(
 }
 
 /// # Safety
-/// As PKCS#11 has it of C_InitToken.
-pub unsafe extern "C" fn C_InitToken(
-    _id: CK_SLOT_ID,
-    _pin: *mut CK_UTF8CHAR,
-    _length: CK_ULONG,
-    _label: *mut CK_UTF8CHAR,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_InitPIN.
-pub unsafe extern "C" fn C_InitPIN(
-    _handle: Handle,
-    _pin: *mut CK_UTF8CHAR,
-    _length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SetPIN.
-pub unsafe extern "C" fn C_SetPIN(
-    _handle: Handle,
-    _old: *mut CK_UTF8CHAR,
-    _old_length: CK_ULONG,
-    _new: *mut CK_UTF8CHAR,
-    _new_length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignRecoverInit.
-pub unsafe extern "C" fn C_SignRecoverInit(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyRecoverInit.
-pub unsafe extern "C" fn C_VerifyRecoverInit(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignRecover.
-pub unsafe extern "C" fn C_SignRecover(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyRecover.
-pub unsafe extern "C" fn C_VerifyRecover(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DigestEncryptUpdate.
-pub unsafe extern "C" fn C_DigestEncryptUpdate(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptDigestUpdate.
-pub unsafe extern "C" fn C_DecryptDigestUpdate(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignEncryptUpdate.
-pub unsafe extern "C" fn C_SignEncryptUpdate(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptVerifyUpdate.
-pub unsafe extern "C" fn C_DecryptVerifyUpdate(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
 /// As PKCS#11 has it of C_LoginUser.
 pub unsafe extern "C" fn C_LoginUser(
     handle: Handle,
@@ -1210,339 +893,6 @@ pub unsafe extern "C" fn C_SessionCancel(handle: Handle, flags: CK_FLAGS) -> CK_
     })
 }
 
-/// # Safety
-/// As PKCS#11 has it of C_MessageEncryptInit.
-pub unsafe extern "C" fn C_MessageEncryptInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            let _ = message::end(session, Direction::Encrypt);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says. The parameter is each message's.
-        let kind = unsafe { by.read_unaligned() }.mechanism;
-        let mechanism = crate::parameter::Mechanism {
-            kind,
-            parameter: crate::parameter::Parameter::None,
-        };
-        message::begin(state, session, Direction::Encrypt, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_EncryptMessage.
-pub unsafe extern "C" fn C_EncryptMessage(
-    handle: Handle,
-    parameter: *mut c_void,
-    parameter_length: CK_ULONG,
-    aad: *mut CK_BYTE,
-    aad_length: CK_ULONG,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        let mechanism = session.messages.mechanism(Direction::Encrypt)?;
-        // SAFETY: as PKCS#11 says.
-        let (mut record, aad, data, mut out) = unsafe {
-            let record = Record::read(mechanism, parameter, parameter_length)?;
-            let (aad, data) = (bytes(aad, aad_length)?, input(data, length)?);
-            (record, aad, data, Out::new(result, result_length)?)
-        };
-        message::whole(
-            session,
-            Direction::Encrypt,
-            &mut record,
-            &aad,
-            data,
-            &mut out,
-        )
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_EncryptMessageBegin.
-pub unsafe extern "C" fn C_EncryptMessageBegin(
-    handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    aad: *mut CK_BYTE,
-    aad_length: CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let aad = unsafe { bytes(aad, aad_length)? };
-        message::start(session, Direction::Encrypt, &aad)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_EncryptMessageNext.
-pub unsafe extern "C" fn C_EncryptMessageNext(
-    handle: Handle,
-    parameter: *mut c_void,
-    parameter_length: CK_ULONG,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-    flags: CK_FLAGS,
-) -> CK_RV {
-    on(handle, |_, session| {
-        let mechanism = session.messages.mechanism(Direction::Encrypt)?;
-        // SAFETY: as PKCS#11 says.
-        let (mut record, data, mut out) = unsafe {
-            let record = Record::read(mechanism, parameter, parameter_length)?;
-            (
-                record,
-                input(data, length)?,
-                Out::new(result, result_length)?,
-            )
-        };
-        let last = flags & CKF_END_OF_MESSAGE != 0;
-        message::next(
-            session,
-            Direction::Encrypt,
-            &mut record,
-            data,
-            last,
-            &mut out,
-        )
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageEncryptFinal.
-pub unsafe extern "C" fn C_MessageEncryptFinal(handle: Handle) -> CK_RV {
-    on(handle, |_, session| {
-        message::end(session, Direction::Encrypt)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageDecryptInit.
-pub unsafe extern "C" fn C_MessageDecryptInit(
-    handle: Handle,
-    by: *mut CK_MECHANISM,
-    key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    on(handle, |state, session| {
-        if by.is_null() {
-            let _ = message::end(session, Direction::Decrypt);
-            return Ok(());
-        }
-        // SAFETY: as PKCS#11 says. The parameter is each message's.
-        let kind = unsafe { by.read_unaligned() }.mechanism;
-        let mechanism = crate::parameter::Mechanism {
-            kind,
-            parameter: crate::parameter::Parameter::None,
-        };
-        message::begin(state, session, Direction::Decrypt, &mechanism, key)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptMessage.
-pub unsafe extern "C" fn C_DecryptMessage(
-    handle: Handle,
-    parameter: *mut c_void,
-    parameter_length: CK_ULONG,
-    aad: *mut CK_BYTE,
-    aad_length: CK_ULONG,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        let mechanism = session.messages.mechanism(Direction::Decrypt)?;
-        // SAFETY: as PKCS#11 says.
-        let (mut record, aad, data, mut out) = unsafe {
-            let record = Record::read(mechanism, parameter, parameter_length)?;
-            let (aad, data) = (bytes(aad, aad_length)?, input(data, length)?);
-            (record, aad, data, Out::new(result, result_length)?)
-        };
-        message::whole(
-            session,
-            Direction::Decrypt,
-            &mut record,
-            &aad,
-            data,
-            &mut out,
-        )
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptMessageBegin.
-pub unsafe extern "C" fn C_DecryptMessageBegin(
-    handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    aad: *mut CK_BYTE,
-    aad_length: CK_ULONG,
-) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let aad = unsafe { bytes(aad, aad_length)? };
-        message::start(session, Direction::Decrypt, &aad)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_DecryptMessageNext.
-pub unsafe extern "C" fn C_DecryptMessageNext(
-    handle: Handle,
-    parameter: *mut c_void,
-    parameter_length: CK_ULONG,
-    data: *mut CK_BYTE,
-    length: CK_ULONG,
-    result: *mut CK_BYTE,
-    result_length: *mut CK_ULONG,
-    flags: CK_FLAGS,
-) -> CK_RV {
-    on(handle, |_, session| {
-        let mechanism = session.messages.mechanism(Direction::Decrypt)?;
-        // SAFETY: as PKCS#11 says.
-        let (mut record, data, mut out) = unsafe {
-            let record = Record::read(mechanism, parameter, parameter_length)?;
-            (
-                record,
-                input(data, length)?,
-                Out::new(result, result_length)?,
-            )
-        };
-        let last = flags & CKF_END_OF_MESSAGE != 0;
-        message::next(
-            session,
-            Direction::Decrypt,
-            &mut record,
-            data,
-            last,
-            &mut out,
-        )
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageDecryptFinal.
-pub unsafe extern "C" fn C_MessageDecryptFinal(handle: Handle) -> CK_RV {
-    on(handle, |_, session| {
-        message::end(session, Direction::Decrypt)
-    })
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageSignInit.
-pub unsafe extern "C" fn C_MessageSignInit(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageVerifyInit.
-pub unsafe extern "C" fn C_MessageVerifyInit(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignMessage.
-pub unsafe extern "C" fn C_SignMessage(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignMessageNext.
-pub unsafe extern "C" fn C_SignMessageNext(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _result_length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyMessage.
-pub unsafe extern "C" fn C_VerifyMessage(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _signature: *mut CK_BYTE,
-    _signature_length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyMessageNext.
-pub unsafe extern "C" fn C_VerifyMessageNext(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _signature: *mut CK_BYTE,
-    _signature_length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_SignMessageBegin.
-pub unsafe extern "C" fn C_SignMessageBegin(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_VerifyMessageBegin.
-pub unsafe extern "C" fn C_VerifyMessageBegin(
-    _handle: Handle,
-    _parameter: *mut c_void,
-    _parameter_length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageSignFinal.
-pub unsafe extern "C" fn C_MessageSignFinal(_handle: Handle) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_MessageVerifyFinal.
-pub unsafe extern "C" fn C_MessageVerifyFinal(_handle: Handle) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
 /// # Safety
 /// As PKCS#11 has it of C_EncapsulateKey.
 pub unsafe extern "C" fn C_EncapsulateKey(
@@ -1599,114 +949,284 @@ pub unsafe extern "C" fn C_DecapsulateKey(
     })
 }
 
-/// # Safety
-/// As PKCS#11 has it of C_VerifySignatureInit.
-pub unsafe extern "C" fn C_VerifySignatureInit(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-    _signature: *mut CK_BYTE,
-    _length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
+/// Encryption and decryption differ in their direction.
+macro_rules! crypting {
+    ($direction:expr, $x_init:ident, $x:ident, $x_update:ident, $x_final:ident, $message_x_init:ident, $x_message:ident, $x_message_begin:ident, $x_message_next:ident, $message_x_final:ident $(,)?) => {
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_init(
+            handle: Handle,
+            by: *mut CK_MECHANISM,
+            key: CK_OBJECT_HANDLE,
+        ) -> CK_RV {
+            on(handle, |state, session| {
+                if by.is_null() {
+                    cipher::cancel(session, $direction);
+                    return Ok(());
+                }
+                // SAFETY: as PKCS#11 says.
+                let mechanism = unsafe { mechanism(by)? };
+                cipher::begin(state, session, $direction, &mechanism, key)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x(
+            handle: Handle,
+            data: *mut CK_BYTE,
+            length: CK_ULONG,
+            result: *mut CK_BYTE,
+            result_length: *mut CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                // SAFETY: as PKCS#11 says.
+                let data = unsafe { input(data, length)? };
+                // SAFETY: as above.
+                let mut out = unsafe { Out::new(result, result_length)? };
+                cipher::whole(session, $direction, data, &mut out)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_update(
+            handle: Handle,
+            data: *mut CK_BYTE,
+            length: CK_ULONG,
+            result: *mut CK_BYTE,
+            result_length: *mut CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                // SAFETY: as PKCS#11 says.
+                let data = unsafe { input(data, length)? };
+                // SAFETY: as above.
+                let mut out = unsafe { Out::new(result, result_length)? };
+                cipher::update(session, $direction, data, &mut out)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_final(
+            handle: Handle,
+            result: *mut CK_BYTE,
+            length: *mut CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                // SAFETY: as PKCS#11 says.
+                let mut out = unsafe { Out::new(result, length)? };
+                cipher::finish(session, $direction, &mut out)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $message_x_init(
+            handle: Handle,
+            by: *mut CK_MECHANISM,
+            key: CK_OBJECT_HANDLE,
+        ) -> CK_RV {
+            on(handle, |state, session| {
+                if by.is_null() {
+                    let _ = message::end(session, $direction);
+                    return Ok(());
+                }
+                // SAFETY: as PKCS#11 says. The parameter is each message's.
+                let kind = unsafe { by.read_unaligned() }.mechanism;
+                let mechanism = crate::parameter::Mechanism {
+                    kind,
+                    parameter: crate::parameter::Parameter::None,
+                };
+                message::begin(state, session, $direction, &mechanism, key)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_message(
+            handle: Handle,
+            parameter: *mut c_void,
+            parameter_length: CK_ULONG,
+            aad: *mut CK_BYTE,
+            aad_length: CK_ULONG,
+            data: *mut CK_BYTE,
+            length: CK_ULONG,
+            result: *mut CK_BYTE,
+            result_length: *mut CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                let mechanism = session.messages.mechanism($direction)?;
+                // SAFETY: as PKCS#11 says.
+                let (mut record, aad, data, mut out) = unsafe {
+                    let record = Record::read(mechanism, parameter, parameter_length)?;
+                    let (aad, data) = (bytes(aad, aad_length)?, input(data, length)?);
+                    (record, aad, data, Out::new(result, result_length)?)
+                };
+                message::whole(session, $direction, &mut record, &aad, data, &mut out)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_message_begin(
+            handle: Handle,
+            _parameter: *mut c_void,
+            _parameter_length: CK_ULONG,
+            aad: *mut CK_BYTE,
+            aad_length: CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                // SAFETY: as PKCS#11 says.
+                let aad = unsafe { bytes(aad, aad_length)? };
+                message::start(session, $direction, &aad)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_message_next(
+            handle: Handle,
+            parameter: *mut c_void,
+            parameter_length: CK_ULONG,
+            data: *mut CK_BYTE,
+            length: CK_ULONG,
+            result: *mut CK_BYTE,
+            result_length: *mut CK_ULONG,
+            flags: CK_FLAGS,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                let mechanism = session.messages.mechanism($direction)?;
+                // SAFETY: as PKCS#11 says.
+                let (mut record, data, mut out) = unsafe {
+                    let record = Record::read(mechanism, parameter, parameter_length)?;
+                    (
+                        record,
+                        input(data, length)?,
+                        Out::new(result, result_length)?,
+                    )
+                };
+                let last = flags & CKF_END_OF_MESSAGE != 0;
+                message::next(session, $direction, &mut record, data, last, &mut out)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $message_x_final(handle: Handle) -> CK_RV {
+            on(handle, |_, session| message::end(session, $direction))
+        }
+    };
 }
 
-/// # Safety
-/// As PKCS#11 has it of C_VerifySignature.
-pub unsafe extern "C" fn C_VerifySignature(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
+crypting!(
+    Direction::Encrypt,
+    C_EncryptInit,
+    C_Encrypt,
+    C_EncryptUpdate,
+    C_EncryptFinal,
+    C_MessageEncryptInit,
+    C_EncryptMessage,
+    C_EncryptMessageBegin,
+    C_EncryptMessageNext,
+    C_MessageEncryptFinal,
+);
+
+crypting!(
+    Direction::Decrypt,
+    C_DecryptInit,
+    C_Decrypt,
+    C_DecryptUpdate,
+    C_DecryptFinal,
+    C_MessageDecryptInit,
+    C_DecryptMessage,
+    C_DecryptMessageBegin,
+    C_DecryptMessageNext,
+    C_MessageDecryptFinal,
+);
+
+/// Signing and verifying begin and go on alike.
+macro_rules! signing {
+    ($direction:expr, $x_init:ident, $x_update:ident $(,)?) => {
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_init(
+            handle: Handle,
+            by: *mut CK_MECHANISM,
+            key: CK_OBJECT_HANDLE,
+        ) -> CK_RV {
+            on(handle, |state, session| {
+                if by.is_null() {
+                    signature::cancel(session, $direction);
+                    return Ok(());
+                }
+                // SAFETY: as PKCS#11 says.
+                let mechanism = unsafe { mechanism(by)? };
+                signature::begin(state, session, $direction, &mechanism, key)
+            })
+        }
+
+        /// # Safety
+        /// As PKCS#11 has it.
+        pub unsafe extern "C" fn $x_update(
+            handle: Handle,
+            data: *mut CK_BYTE,
+            length: CK_ULONG,
+        ) -> CK_RV {
+            on(handle, |_, session| {
+                // SAFETY: as PKCS#11 says.
+                let data = unsafe { input(data, length)? };
+                signature::update(session, $direction, data)
+            })
+        }
+    };
 }
 
-/// # Safety
-/// As PKCS#11 has it of C_VerifySignatureUpdate.
-pub unsafe extern "C" fn C_VerifySignatureUpdate(
-    _handle: Handle,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
+signing!(Side::Sign, C_SignInit, C_SignUpdate,);
+
+signing!(Side::Verify, C_VerifyInit, C_VerifyUpdate,);
+
+/// Functions that are not there: each says so.
+macro_rules! absent {
+    ($($name:ident($($kind:ty),*);)*) => {$(
+        /// # Safety
+        /// Nothing is read.
+        pub unsafe extern "C" fn $name($(_: $kind),*) -> CK_RV {
+            guarded(|| module::state().and(Err(NO)))
+        }
+    )*};
 }
 
-/// # Safety
-/// As PKCS#11 has it of C_VerifySignatureFinal.
-pub unsafe extern "C" fn C_VerifySignatureFinal(_handle: Handle) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_GetSessionValidationFlags.
-pub unsafe extern "C" fn C_GetSessionValidationFlags(
-    _handle: Handle,
-    _kind: CK_SESSION_VALIDATION_FLAGS_TYPE,
-    _flags: *mut CK_FLAGS,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_AsyncComplete.
-pub unsafe extern "C" fn C_AsyncComplete(
-    _handle: Handle,
-    _function: *mut CK_UTF8CHAR,
-    _result: *mut CK_ASYNC_DATA,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_AsyncGetID.
-pub unsafe extern "C" fn C_AsyncGetID(
-    _handle: Handle,
-    _function: *mut CK_UTF8CHAR,
-    _id: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_AsyncJoin.
-pub unsafe extern "C" fn C_AsyncJoin(
-    _handle: Handle,
-    _function: *mut CK_UTF8CHAR,
-    _id: CK_ULONG,
-    _data: *mut CK_BYTE,
-    _length: CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_WrapKeyAuthenticated.
-pub unsafe extern "C" fn C_WrapKeyAuthenticated(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-    _wrapped: CK_OBJECT_HANDLE,
-    _aad: *mut CK_BYTE,
-    _aad_length: CK_ULONG,
-    _result: *mut CK_BYTE,
-    _length: *mut CK_ULONG,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
-}
-
-/// # Safety
-/// As PKCS#11 has it of C_UnwrapKeyAuthenticated.
-pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
-    _handle: Handle,
-    _by: *mut CK_MECHANISM,
-    _key: CK_OBJECT_HANDLE,
-    _wrapped: *mut CK_BYTE,
-    _length: CK_ULONG,
-    _attributes: *mut CK_ATTRIBUTE,
-    _count: CK_ULONG,
-    _aad: *mut CK_BYTE,
-    _aad_length: CK_ULONG,
-    _made: *mut CK_OBJECT_HANDLE,
-) -> CK_RV {
-    guarded(|| module::state().and(Err(NO)))
+absent! {
+    C_InitToken(CK_SLOT_ID, *mut CK_UTF8CHAR, CK_ULONG, *mut CK_UTF8CHAR);
+    C_InitPIN(Handle, *mut CK_UTF8CHAR, CK_ULONG);
+    C_SetPIN(Handle, *mut CK_UTF8CHAR, CK_ULONG, *mut CK_UTF8CHAR, CK_ULONG);
+    C_SignRecoverInit(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE);
+    C_VerifyRecoverInit(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE);
+    C_SignRecover(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_VerifyRecover(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_DigestEncryptUpdate(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_DecryptDigestUpdate(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_SignEncryptUpdate(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_DecryptVerifyUpdate(Handle, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_MessageSignInit(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE);
+    C_MessageVerifyInit(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE);
+    C_SignMessage(Handle, *mut c_void, CK_ULONG, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_SignMessageNext(Handle, *mut c_void, CK_ULONG, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_VerifyMessage(Handle, *mut c_void, CK_ULONG, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, CK_ULONG);
+    C_VerifyMessageNext(Handle, *mut c_void, CK_ULONG, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, CK_ULONG);
+    C_SignMessageBegin(Handle, *mut c_void, CK_ULONG);
+    C_VerifyMessageBegin(Handle, *mut c_void, CK_ULONG);
+    C_MessageSignFinal(Handle);
+    C_MessageVerifyFinal(Handle);
+    C_VerifySignatureInit(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE, *mut CK_BYTE, CK_ULONG);
+    C_VerifySignature(Handle, *mut CK_BYTE, CK_ULONG);
+    C_VerifySignatureUpdate(Handle, *mut CK_BYTE, CK_ULONG);
+    C_VerifySignatureFinal(Handle);
+    C_GetSessionValidationFlags(Handle, CK_SESSION_VALIDATION_FLAGS_TYPE, *mut CK_FLAGS);
+    C_AsyncComplete(Handle, *mut CK_UTF8CHAR, *mut CK_ASYNC_DATA);
+    C_AsyncGetID(Handle, *mut CK_UTF8CHAR, *mut CK_ULONG);
+    C_AsyncJoin(Handle, *mut CK_UTF8CHAR, CK_ULONG, *mut CK_BYTE, CK_ULONG);
+    C_WrapKeyAuthenticated(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE, *mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
+    C_UnwrapKeyAuthenticated(Handle, *mut CK_MECHANISM, CK_OBJECT_HANDLE, *mut CK_BYTE, CK_ULONG, *mut CK_ATTRIBUTE, CK_ULONG, *mut CK_BYTE, CK_ULONG, *mut CK_OBJECT_HANDLE);
 }
