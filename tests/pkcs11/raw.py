@@ -9,7 +9,7 @@ from ctypes import POINTER, byref, c_char, c_char_p, c_ubyte, c_ulong, c_void_p
 from pathlib import Path
 from typing import Any
 
-import PyKCS11.LowLevel as low
+import pytest
 
 #: The numbers of the two slots: programs write them down.
 CRYPTO, KEYS = 0x63666400, 0x63666401
@@ -52,14 +52,20 @@ MORE = {
 }  # fmt: skip
 
 
+def constants() -> Any:
+    """PyKCS11's; who tests without it is told so."""
+    return pytest.importorskip("PyKCS11.LowLevel")
+
+
 def number(name: str) -> int:
     """A constant by its name."""
+    low = constants()
     return MORE[name] if name in MORE else int(getattr(low, name))
 
 
 def name_of(rv: int) -> str:
     """CKR_... of a number."""
-    for name in (*dir(low), *MORE):
+    for name in (*dir(constants()), *MORE):
         if name.startswith("CKR_") and number(name) == rv:
             return name
     return hex(rv)

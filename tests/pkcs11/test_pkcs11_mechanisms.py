@@ -529,13 +529,29 @@ def test_hkdf(session: Session) -> None:
         CKA_DERIVE=True, **OPEN,
     )  # fmt: skip
     assert session.get(prk, "CKA_VALUE") == hmac.digest(salt, secret, "sha256")
-    expand = mechanism("CKM_HKDF_DERIVE", Hkdf(0, 1, sha256, 1, None, 0, 0, info, 4))
+    # NSS leaves the salt's fields as its stack was where there is nothing to extract.
+    expand = mechanism("CKM_HKDF_DERIVE", Hkdf(0, 1, sha256, 77, None, 9, 5, info, 4))
     key = session.derive(expand, prk, CKA_VALUE_LEN=16, **aes)
     wanted = HKDFExpand(hashes.SHA256(), 16, info).derive(hmac.digest(salt, secret, "sha256"))
     assert session.get(key, "CKA_VALUE") == wanted
     data = mechanism("CKM_HKDF_DATA", Hkdf(1, 1, sha256, 2, salt, 4, 0, info, 4))
     made = session.derive(data, base, CKA_CLASS=number("CKO_DATA"), CKA_VALUE_LEN=42)
     assert session.get(made, "CKA_VALUE") == HKDF(hashes.SHA256(), 42, salt, info).derive(secret)
+
+
+def test_hkdf_on_data(session: Session) -> None:
+    """As TLS 1.3 begins: the first secret is zeroes, which are no key."""
+    zeroes = session.create(CKA_CLASS=number("CKO_DATA"), CKA_VALUE=bytes(32))
+    salt = session.create(CKA_CLASS=number("CKO_DATA"), CKA_VALUE=b"salt")
+    how = mechanism("CKM_HKDF_DERIVE", Hkdf(1, 0, number("CKM_SHA256"), 4, None, 0, salt, None, 0))
+    key = session.derive(
+        how, zeroes, CKA_CLASS=number("CKO_SECRET_KEY"), CKA_KEY_TYPE=number("CKK_HKDF"),
+        CKA_DERIVE=True, **OPEN,
+    )  # fmt: skip
+    assert session.get(key, "CKA_VALUE") == hmac.digest(b"salt", bytes(32), "sha256")
+    assert not session.flag(key, "CKA_ALWAYS_SENSITIVE")
+    with pytest.raises(Failed, match="CKR_KEY_HANDLE_INVALID"):
+        session.derive(mechanism("CKM_ECDH1_DERIVE", Ecdh(1, 0, None, 1, b"x")), zeroes)
 
 
 # Generation

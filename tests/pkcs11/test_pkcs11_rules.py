@@ -200,6 +200,35 @@ def test_messages(session: Session) -> None:
     session.ok("MessageDecryptFinal")
 
 
+@pytest.mark.parametrize(("generator", "fixed"), [(2, 32), (4, 32), (2, 90), (4, 0)])
+def test_messages_whose_iv_is_counted(session: Session, generator: int, fixed: int) -> None:
+    """CKG_GENERATE_COUNTER puts the message's number into the last bits, CKG_GENERATE_COUNTER_XOR
+    over them, as TLS 1.3 has its sequence numbers."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    secret, begin = os.urandom(32), os.urandom(12)
+    key = session.secret("CKK_AES", secret, **USES)
+    session.ok("MessageEncryptInit", byref(mechanism("CKM_AES_GCM")), key)
+    mask = (1 << (96 - fixed)) - 1
+    for count in range(300 if fixed < 90 else 65):
+        iv, tag = (c_char * 12)(*begin), (c_char * 16)()
+        message = GcmMessage(ctypes.addressof(iv), 12, fixed, generator, ctypes.addressof(tag), 128)
+        buffer, length = (c_char * 4)(), c_ulong(4)
+        rv = session.call(
+            "EncryptMessage", byref(message), ctypes.sizeof(message), None, 0, b"data", 4, buffer,
+            byref(length),
+        )  # fmt: skip
+        if count == 64 and fixed == 90:
+            assert name_of(rv) == "CKR_KEY_EXHAUSTED", "an IV would come again"
+            break
+        assert rv == 0, name_of(rv)
+        first = int.from_bytes(begin, "big")
+        number_ = first ^ count if generator == 4 else first & ~mask | count
+        assert iv.raw == number_.to_bytes(12, "big")
+        assert AESGCM(secret).decrypt(iv.raw, buffer.raw + tag.raw, None) == b"data"
+    session.ok("MessageEncryptFinal")
+
+
 def test_a_message_in_pieces(session: Session) -> None:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

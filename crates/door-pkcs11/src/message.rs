@@ -1,7 +1,7 @@
 //! AEADs message by message (PKCS#11 3.0): the IV and the tag go by the parameter of each.
 
 use crate::cipher;
-use crate::ffi::{Out, Record};
+use crate::ffi::{Generator, Out, Record};
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::Object;
@@ -22,6 +22,8 @@ pub struct Messaging {
     pub mechanism: CK_MECHANISM_TYPE,
     /// A message that comes in pieces: its associated data, and what came.
     piecewise: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+    /// Messages whose IV was counted: TLS 1.3 has its sequence numbers so.
+    counted: u64,
 }
 
 /// Both directions.
@@ -78,6 +80,7 @@ pub fn begin(
         algorithm,
         mechanism: mechanism.kind,
         piecewise: None,
+        counted: 0,
     });
     Ok(())
 }
@@ -152,8 +155,32 @@ pub fn next(
 }
 
 impl Messaging {
+    /// The caller's IV with the number of this message in it, or over it.
+    fn counted(&mut self, mut iv: Vec<u8>, flexible: usize, over: bool) -> Result<Vec<u8>> {
+        let number = self.counted;
+        if flexible < 64 && number >> flexible != 0 || number == u64::MAX {
+            return Err(Rv(CKR_KEY_EXHAUSTED));
+        }
+        self.counted += 1;
+        let bits = iv.iter_mut().rev();
+        for (place, byte) in bits.enumerate().take(flexible.div_ceil(8)) {
+            // The bits of this byte that are the counter's.
+            let own = match flexible - place * 8 {
+                some @ ..8 => (1 << some) - 1,
+                _ => 0xff,
+            };
+            if !over {
+                *byte &= !own;
+            }
+            if place < 8 {
+                *byte ^= number.to_le_bytes()[place];
+            }
+        }
+        Ok(iv)
+    }
+
     fn message(
-        &self,
+        &mut self,
         direction: Direction,
         record: &mut Record<'_>,
         aad: &[u8],
@@ -165,22 +192,33 @@ impl Messaging {
         let length = data.len();
         match direction {
             Direction::Encrypt => {
-                if record.generates()? {
-                    // A kept key's worker chooses: whoever cannot choose an IV cannot repeat one.
-                    if let Some(sealed) = (record.iv().len() == 12)
-                        .then(|| served.seal(aad, data))
-                        .transpose()?
-                        .flatten()
-                    {
-                        let body = sealed.get(13..).filter(|body| body.len() == length + tag);
-                        let body = body.ok_or(Rv(CKR_DEVICE_ERROR))?;
-                        record.set_iv(&sealed[1..13]);
-                        record.set_tag(&body[length..]);
-                        return out.give(&body[..length]);
+                match record.generator()? {
+                    Generator::Given => {}
+                    Generator::Counter { flexible } => {
+                        let iv = self.counted(record.iv(), flexible, false)?;
+                        record.set_iv(&iv);
                     }
-                    let mut iv = vec![0; record.iv().len()];
-                    software::random(&mut iv)?;
-                    record.set_iv(&iv);
+                    Generator::Xor { flexible } => {
+                        let iv = self.counted(record.iv(), flexible, true)?;
+                        record.set_iv(&iv);
+                    }
+                    Generator::Random => {
+                        // A kept key's worker chooses: whoever cannot choose an IV cannot repeat one.
+                        if let Some(sealed) = (record.iv().len() == 12)
+                            .then(|| served.seal(aad, data))
+                            .transpose()?
+                            .flatten()
+                        {
+                            let body = sealed.get(13..).filter(|body| body.len() == length + tag);
+                            let body = body.ok_or(Rv(CKR_DEVICE_ERROR))?;
+                            record.set_iv(&sealed[1..13]);
+                            record.set_tag(&body[length..]);
+                            return out.give(&body[..length]);
+                        }
+                        let mut iv = vec![0; record.iv().len()];
+                        software::random(&mut iv)?;
+                        record.set_iv(&iv);
+                    }
                 }
                 let mut sealed = vec![0; length + tag];
                 let iv = record.iv();

@@ -131,12 +131,19 @@ pub fn derive(
     base: CK_OBJECT_HANDLE,
     mut attributes: Attributes,
 ) -> Result<Option<CK_OBJECT_HANDLE>> {
-    let base = state.key(session.slot, base)?;
     let known = mechanism::find(mechanism.kind)?;
     if known.flags & CKF_DERIVE == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
-    base.may(CKA_DERIVE)?;
+    let base = if matches!(known.does, Does::Hkdf { .. }) {
+        keyed(state, session, base)?
+    } else {
+        state.key(session.slot, base)?
+    };
+    // Data has no usages.
+    if base.class() != CKO_DATA {
+        base.may(CKA_DERIVE)?;
+    }
     if attributes.flag(CKA_TOKEN) {
         return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
     }
@@ -354,6 +361,27 @@ fn agree(base: &Object, mechanism: &Mechanism, length: Option<usize>) -> Result<
     Ok(Secret::new(&made[..length]))
 }
 
+/// What HKDF works on: a key, or data, which TLS 1.3 begins with where there is no secret yet.
+fn keyed(state: &State, session: &Session, handle: CK_OBJECT_HANDLE) -> Result<Arc<Object>> {
+    let object = state.object(session.slot, handle);
+    let object = object.map_err(|_| Rv(CKR_KEY_HANDLE_INVALID))?;
+    if object.class() != CKO_DATA {
+        object.key_type()?;
+    }
+    Ok(object)
+}
+
+/// The bytes of it.
+fn input(object: &Object) -> Result<Secret> {
+    if object.class() == CKO_DATA {
+        return Ok(Secret::new(&object.attribute(CKA_VALUE)?));
+    }
+    match object.key_type()? {
+        CKK_HKDF | CKK_GENERIC_SECRET => Ok(object.secret()?.clone()),
+        _ => Err(Rv(CKR_KEY_TYPE_INCONSISTENT)),
+    }
+}
+
 /// HKDF (RFC 5869), both steps or one. Extracting is HMAC under the salt.
 fn hkdf(
     state: &State,
@@ -373,18 +401,15 @@ fn hkdf(
     else {
         return Err(wrong);
     };
-    if !matches!(base.key_type()?, CKK_HKDF | CKK_GENERIC_SECRET) {
-        return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
-    }
     let hash = mechanism::hash(*hash)?;
-    let key = base.secret()?;
+    let key = &input(base)?;
     let salt_key;
     let salt: &[u8] = match salt {
         Salt::None => &[],
         Salt::Bytes(bytes) => bytes,
         Salt::Key(handle) => {
-            salt_key = state.key(session.slot, *handle)?;
-            salt_key.secret()?.expose()
+            salt_key = input(&*keyed(state, session, *handle)?)?;
+            salt_key.expose()
         }
     };
     let open = |name: String, key: Key| {

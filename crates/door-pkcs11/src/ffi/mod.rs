@@ -172,11 +172,16 @@ impl Record<'_> {
         self.tag.1
     }
 
-    /// Whether the IV is made here. Counters of the caller's are not kept.
-    pub fn generates(&self) -> Result<bool> {
+    /// Where the IV comes from.
+    pub fn generator(&self) -> Result<Generator> {
+        let flexible = (self.iv.1 * 8).checked_sub(self.fixed).ok_or(WRONG)?;
         match self.generator {
-            CKG_NO_GENERATE => Ok(false),
-            CKG_GENERATE | CKG_GENERATE_RANDOM if self.fixed == 0 => Ok(true),
+            CKG_NO_GENERATE => Ok(Generator::Given),
+            CKG_GENERATE | CKG_GENERATE_RANDOM if self.fixed == 0 => Ok(Generator::Random),
+            CKG_GENERATE | CKG_GENERATE_COUNTER if flexible > 0 => {
+                Ok(Generator::Counter { flexible })
+            }
+            CKG_GENERATE_COUNTER_XOR if flexible > 0 => Ok(Generator::Xor { flexible }),
             _ => Err(WRONG),
         }
     }
@@ -204,6 +209,15 @@ impl Record<'_> {
         // SAFETY: writable, by read().
         unsafe { Output::from_raw(self.tag.0, self.tag.1) }.copy_from(tag);
     }
+}
+
+/// Where a message's IV comes from; of a counter, how many of the last bits are its.
+#[derive(Clone, Copy, Debug)]
+pub enum Generator {
+    Given,
+    Random,
+    Counter { flexible: usize },
+    Xor { flexible: usize },
 }
 
 /// Where the version of a premaster secret is told.
@@ -501,6 +515,8 @@ unsafe fn parameter(
                     expand: p.bExpand != CK_FALSE,
                     hash: p.prfHashMechanism,
                     salt: match p.ulSaltType {
+                        // NSS leaves it as its stack was.
+                        _ if p.bExtract == CK_FALSE => Salt::None,
                         CKF_HKDF_SALT_NULL | 0 => Salt::None,
                         CKF_HKDF_SALT_DATA => {
                             Salt::Bytes(bytes(p.pSalt, p.ulSaltLen).map_err(|_| WRONG)?)
@@ -508,7 +524,11 @@ unsafe fn parameter(
                         CKF_HKDF_SALT_KEY => Salt::Key(p.hSaltKey),
                         _ => return Err(WRONG),
                     },
-                    info: bytes(p.pInfo, p.ulInfoLen).map_err(|_| WRONG)?,
+                    info: if p.bExpand == CK_FALSE {
+                        Vec::new()
+                    } else {
+                        bytes(p.pInfo, p.ulInfoLen).map_err(|_| WRONG)?
+                    },
                 }
             }
             (Does::Tls | Does::TlsKeys | Does::TlsMac, _) => tls(kind, pointer, length)?,
