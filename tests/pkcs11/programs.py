@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,12 +24,13 @@ def program(name: str) -> str:
     return found
 
 
-def ran(*command: str | Path, fails: bool = False, **options: Any) -> str:
-    """Both outputs of a program that succeeds (or, if it shall, fails)."""
+def ran(
+    *command: str | Path, fails: bool = False, given: bytes = b"", env: dict[str, str] | None = None
+) -> str:
+    """Both outputs of a program that succeeds (or, if it shall, fails); ``given`` is its input."""
     done = subprocess.run(
-        [program(str(command[0])), *command[1:]], stdin=options.pop("stdin", subprocess.DEVNULL),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
-        env={**os.environ, **options.pop("env", {})}, **options,
+        [program(str(command[0])), *command[1:]], input=given, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=40, check=False, env={**os.environ, **(env or {})},
     )  # fmt: skip
     said = done.stdout.decode(errors="replace")
     assert (done.returncode != 0) == fails, f"{command}: {done.returncode}\n{said}"

@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("backup", "backup", "copy the broker's store; keys stay wrapped"),
     ("restore", "restore", "add the keys of a backup"),
     ("doctor", "doctor", "what this host allows, and what to do about it"),
+    ("setup", "setup", "make NSS, p11-kit, OpenSSH or Java use the PKCS#11 module"),
     ("bench", "bench", "measure this host's engines"),
     ("tour", "tour", "the main job on real files, checked by other programs"),
     ("config", "config", "flags for C programs: --cflags --libs"),

@@ -30,8 +30,12 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """All findings, topic by topic."""
     from cryptofd.cli.findings_broker import broker
+    from cryptofd.cli.findings_nss import databases, module
 
-    for look in (engines, preferences, kernel, hardware, openssl, nss, memory, broker, fips):
+    for look in (
+        engines, preferences, kernel, hardware, openssl, nss, module, databases, memory, broker,
+        fips,
+    ):  # fmt: skip
         yield from look()
 
 
