@@ -341,7 +341,7 @@ class TestLists:
         topics = {finding["topic"].split()[0] for finding in found}
         assert topics == {
             *("Engines", "Preferences", "Kernel", "Hardware", "OpenSSL", "NSS", "Memory"),
-            *("Broker", "FIPS"),
+            *("PKCS#11", "Broker", "FIPS"),
         }
         assert {finding["state"] for finding in found} <= {"ok", "absent", "broken"}
         shown = run("doctor").stdout.decode()
