@@ -221,11 +221,18 @@ pub fn change(
     }
     match &object.material {
         Material::Kept(kept) => {
-            // The broker keeps a label and nothing else of this.
-            if changes.iter().any(|(kind, _)| kind != CKA_LABEL) {
+            // The broker keeps a label and nothing else of this. A subject, which NSS gives to the key of a
+            // certificate, is the certificate's; here it lasts as long as the program.
+            let other = |(kind, value): (CK_ATTRIBUTE_TYPE, &[u8])| {
+                !matches!(kind, CKA_LABEL | CKA_SUBJECT) && attributes.bytes(kind) != Some(value)
+            };
+            if changes.iter().any(other) {
                 return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
             }
-            kept.rename(changed.bytes(CKA_LABEL).unwrap_or_default())?;
+            let label = changed.bytes(CKA_LABEL);
+            if label != attributes.bytes(CKA_LABEL) {
+                kept.rename(label.unwrap_or_default())?;
+            }
         }
         Material::Shelved(name) => shelf::replace(name, &changed)?,
         _ if object.owner.is_none() => return Err(Rv(CKR_ATTRIBUTE_READ_ONLY)),
