@@ -273,9 +273,13 @@ impl Supervisor {
 
     /// Gives a domain a worker: the spare one, or one that is started now.
     fn start_worker(&mut self, name: &str) -> Result<u64> {
+        self.with_reserve(|this| this.start_and_tell(name))
+    }
+
+    fn start_and_tell(&mut self, name: &str) -> Result<u64> {
         let begun = match self.take_spare() {
             Some(spare) => spare,
-            None => self.with_reserve(Supervisor::begin_worker)?,
+            None => self.begin_worker()?,
         };
         let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
@@ -305,11 +309,15 @@ impl Supervisor {
 
     /// Gives a worker the key-encryption keys that are new; whether it was told.
     pub(super) fn give_kek(&mut self, number: u64) -> bool {
-        let Some(worker) = self.workers.get_mut(&number) else {
+        let told = self.with_reserve(|this| {
+            let worker = this.workers.get_mut(&number)?;
+            let id = worker.next(Pending::Rekey);
+            Some(this.kek.give(id, &mut worker.link))
+        });
+        let Some(worker) = self.workers.get(&number) else {
             return false;
         };
-        let id = worker.next(Pending::Rekey);
-        if self.kek.give(id, &mut worker.link).is_err() {
+        if !matches!(told, Some(Ok(()))) {
             // Without them it is of no use: the next one has them from the beginning.
             worker.process.signal(libc::SIGKILL);
             return false;

@@ -402,6 +402,7 @@ impl Supervisor {
                 Err(error) => return Err(system("epoll_wait")(error)),
             }
             self.reexec_when_quiet();
+            self.reserve();
         }
     }
 
