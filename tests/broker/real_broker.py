@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from children import in_a_child
 
 import cryptofd
 from cryptofd.broker.client import Connection
@@ -124,24 +124,14 @@ class Broker:
 
 def as_user(uid: int, does: Callable[[], None], *groups: int) -> None:
     """Do something in a child that is another user; what it raises fails the test."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            os.setgroups(groups)
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            does()
-            code = 0
-        except BaseException:
-            os.write(writing, traceback.format_exc().encode()[-4000:])
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        said = file.read().decode()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
+
+    def other() -> None:
+        os.setgroups(groups)
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        does()
+
+    in_a_child(other)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fake_supervisor import Supervisor
-from varlink_client import Client
+from varlink_client import Client, code
 
 from cryptofd.broker.who import Nobody, Peer, identify, overflow_uid, unit_in
 
@@ -44,15 +44,6 @@ def as_user(uid: int, groups: list[int], job: Callable[[], Any]) -> Any:
     os.waitpid(child, 0)
     assert "error" not in answer, answer["error"]
     return answer["ok"]
-
-
-def code(call: Callable[[], Any]) -> int | None:
-    """The errno of a call; None if it went well."""
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 @pytest.fixture

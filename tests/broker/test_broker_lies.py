@@ -20,23 +20,11 @@ from typing import Any
 
 import pytest
 from fake_supervisor import Supervisor, b64
-from varlink_client import Client
+from varlink_client import Client, code, me
 
 from cryptofd.broker import packets
 
 TEMPLATE = {"algorithm": "gcm(aes)", "bits": 256, "usage": ["decrypt", "encrypt"]}
-
-
-def me() -> str:
-    return f"uid:{os.getuid()}"
-
-
-def code(call: Callable[[], Any]) -> int | None:
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
 
 
 def told_as(op: str, **attributes: Any) -> Callable[[str, dict[str, Any]], dict[str, Any]]:

@@ -17,21 +17,9 @@ from typing import Any
 
 import pytest
 from fake_supervisor import Supervisor
-from varlink_client import Client
+from varlink_client import Client, code, me
 
 from cryptofd.broker import audit, kek
-
-
-def code(call: Callable[[], Any]) -> int | None:
-    try:
-        call()
-    except OSError as error:
-        return error.errno
-    return None
-
-
-def me() -> str:
-    return f"uid:{os.getuid()}"
 
 
 def ops(supervisor: Supervisor, name: str) -> list[dict[str, Any]]:

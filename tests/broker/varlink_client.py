@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import socket
+from collections.abc import Callable
 from typing import Any, Self
 
 
@@ -100,3 +101,17 @@ class Client:
         """A session's descriptor."""
         self.call("Open", **asked)
         return self.take()
+
+
+def me() -> str:
+    """The owner of what these tests make."""
+    return f"uid:{os.getuid()}"
+
+
+def code(call: Callable[[], Any]) -> int | None:
+    """The errno of a call; None if it went well."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None

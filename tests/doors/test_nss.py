@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,20 @@ UNFORMATTED = re.compile(r"%(td|#lx|#x|zd).*", re.DOTALL)
 
 
 def _ask(python: str, module: str, first: int, names: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [python, str(PROGRAM), module, str(first), names],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        if python == sys.executable
-        else None,
-    )
+    # NSS writes databases where it is started.
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [python, str(PROGRAM), module, str(first), names],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=120,
+            check=False,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            if python == sys.executable
+            else None,
+        )
 
 
 @functools.cache

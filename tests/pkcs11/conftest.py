@@ -73,3 +73,15 @@ def keys(keys_module: Module) -> Iterator[Session]:
     one = keys_module.session(KEYS)
     yield one
     one.close()
+
+
+@pytest.fixture
+def fresh_token(broker: Broker) -> Iterator[None]:
+    """Neither keys nor certificates are left to the next test."""
+    yield
+    with broker.connect() as connection:
+        for key in connection.keys.list():
+            connection.keys.delete(key.label)
+    shelf = Path(os.environ["CRYPTOFD_STATE"]) / "objects"
+    for file in shelf.iterdir() if shelf.exists() else ():
+        file.unlink()

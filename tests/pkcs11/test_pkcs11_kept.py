@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from ctypes import byref, c_char, c_ulong
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from children import in_a_child
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from raw import (
@@ -29,7 +29,6 @@ from raw import (
     number,
     template,
 )
-from test_pkcs11_processes import in_a_child
 
 import cryptofd
 
@@ -42,15 +41,7 @@ TOKEN = {"CKA_TOKEN": True}
 PAIR = {"verify", "sign", "sign-digest"}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left(broker: Broker) -> Iterator[None]:
-    yield
-    with broker.connect() as connection:
-        for key in connection.keys.list():
-            connection.keys.delete(key.label)
-    shelf = Path(os.environ["CRYPTOFD_STATE"]) / "objects"
-    for file in shelf.iterdir() if shelf.exists() else ():
-        file.unlink()
+pytestmark = pytest.mark.usefixtures("fresh_token")
 
 
 def only(session: Session, **attributes: Any) -> int:

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,15 +50,7 @@ GET = b"GET / HTTP/1.0\r\n\r\n"
 RSA, EC = ("-k", "rsa", "-g", "2048"), ("-k", "ec", "-q", "nistp256")
 
 
-@pytest.fixture(autouse=True)
-def _fresh_token(broker: Broker) -> Iterator[None]:
-    yield
-    with broker.connect() as connection:
-        for key in connection.keys.list():
-            connection.keys.delete(key.label)
-    shelf = Path(os.environ["CRYPTOFD_STATE"]) / "objects"
-    for file in shelf.iterdir() if shelf.exists() else ():
-        file.unlink()
+pytestmark = pytest.mark.usefixtures("fresh_token")
 
 
 def handshake(db: Path, name: str, version: str, *options: str, trace: Path | None = None) -> str:

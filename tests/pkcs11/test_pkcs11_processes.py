@@ -8,31 +8,11 @@ import os
 import threading
 from collections.abc import Callable
 
+from children import in_a_child
 from raw import CRYPTO, Module, Session, mechanism
 
 DATA = bytes(range(256)) * 4
 IV = bytes(16)
-
-
-def in_a_child(does: Callable[[], None]) -> None:
-    """Runs it in a forked child; what it raises fails the test."""
-    import traceback
-
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            does()
-            code = 0
-        except BaseException:
-            os.write(writing, traceback.format_exc().encode()[-4000:])
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        said = file.read().decode()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
 
 
 def work(session: Session, key: int, mac: int, rounds: int) -> None:
