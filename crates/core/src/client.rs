@@ -5,10 +5,12 @@
 //! another worker takes over (docs/wire.md, Epochs).
 
 pub mod bare;
+mod facts;
 mod lane;
 pub(crate) mod pace;
 mod unanswered;
 
+pub use facts::Facts;
 pub use lane::{Buffer, Item};
 
 use crate::engines::software::random as random_bytes;

@@ -1,6 +1,7 @@
 //! Encryption and decryption: ciphers in a stream, AEADs whole, RSA in one block.
 
 use crate::ffi::Out;
+use crate::gather::Gathered;
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::{How, Object};
@@ -15,9 +16,6 @@ use cryptofd_core::table::{self, Algorithm};
 use cryptoki_sys::*;
 use std::sync::Arc;
 use zeroize::Zeroizing;
-
-/// Bytes of an AEAD's message that come in pieces: nothing is released before its tag.
-const WHOLE: usize = 256 << 20;
 
 /// How RSA pads.
 pub struct Padding {
@@ -68,7 +66,7 @@ enum Mode {
     Aead {
         aad: Vec<u8>,
         length: Option<usize>,
-        came: Zeroizing<Vec<u8>>,
+        came: Gathered,
     },
     Rsa(Padding),
     Wrap,
@@ -153,7 +151,7 @@ pub fn prepare(key: &Arc<Object>, mechanism: &Mechanism, direction: Direction) -
             let mode = Mode::Aead {
                 aad: aad.clone(),
                 length: *length,
-                came: Zeroizing::default(),
+                came: Gathered::default(),
             };
             (aead(key, algorithm, *tag)?, nonce.clone(), mode)
         }
@@ -434,21 +432,7 @@ impl Crypting {
             Mode::Aead { came, .. } => {
                 if out.capacity().is_some() {
                     self.begun = true;
-                    if came.len().saturating_add(data.len()) > WHOLE {
-                        return Err(Rv(CKR_DATA_LEN_RANGE));
-                    }
-                    // A buffer that grows leaves copies behind: this one is moved by hand.
-                    let mut more = Zeroizing::new(Vec::with_capacity(
-                        (came.len() + data.len()).max(came.capacity()),
-                    ));
-                    if came.capacity() >= came.len() + data.len() {
-                        more = std::mem::take(came);
-                    } else {
-                        more.reserve_exact((came.len() + data.len()) * 2);
-                        more.extend_from_slice(came);
-                    }
-                    data.pieces(|piece| more.extend_from_slice(piece));
-                    *came = more;
+                    came.push(data)?;
                 }
                 out.tell(0);
                 Ok(())
@@ -462,12 +446,12 @@ impl Crypting {
         let (direction, length) = (self.direction, self.iv.len());
         if let Mode::Aead { came, .. } = &mut self.mode {
             if self.waiting.is_none() {
-                let most = self.served.room(direction, came.len());
+                let most = self.served.room(direction, came.bytes().len());
                 if out.capacity().is_none_or(|capacity| capacity < most) {
                     return out.fits(most).map(drop);
                 }
                 let came = std::mem::take(came);
-                self.waiting = Some(self.whole(Input::from(&came[..]))?);
+                self.waiting = Some(self.whole(Input::from(came.bytes()))?);
             }
         } else if let Mode::Cipher(stream) = &mut self.mode {
             if self.waiting.is_none() {

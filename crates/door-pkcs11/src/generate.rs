@@ -5,7 +5,7 @@ use crate::der;
 use crate::keys::{self, Wanted};
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
-use crate::object::{self, Material, Object, Origin};
+use crate::object::{self, Material, Origin};
 use crate::parameter::Mechanism;
 use crate::rv::{Result, Rv, invalid_is};
 use crate::shelf;
@@ -15,7 +15,6 @@ use cryptofd_core::pair;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::table;
 use cryptoki_sys::*;
-use std::sync::Arc;
 
 /// Keys are kept by the broker, and only in its slot.
 fn token(session: &Session, attributes: &Attributes) -> Result<bool> {
@@ -27,16 +26,6 @@ fn token(session: &Session, attributes: &Attributes) -> Result<bool> {
         return Err(Rv(CKR_SESSION_READ_ONLY));
     }
     Ok(token)
-}
-
-fn keep(
-    state: &State,
-    session: &Session,
-    attributes: Attributes,
-    material: Material,
-) -> CK_OBJECT_HANDLE {
-    let object = Object::new(attributes, material, session.slot, Some(session.handle));
-    state.keep(object)
 }
 
 /// C_CreateObject.
@@ -78,24 +67,16 @@ pub fn create(
                 return give(state, &attributes, &material);
             }
             attributes.set_flag(CKA_TOKEN, false);
-            return Ok(keep(state, session, attributes, material));
+            return Ok(state.keep_in(session, attributes, material));
         }
         _ => return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID)),
     }
-    for (kind, value) in [
-        (CKA_TOKEN, false),
-        (CKA_PRIVATE, false),
-        (CKA_MODIFIABLE, true),
-        (CKA_COPYABLE, true),
-        (CKA_DESTROYABLE, true),
-    ] {
-        attributes.default_flag(kind, value);
-    }
+    object::stored(&mut attributes);
     if token {
         let name = shelf::put(&attributes)?;
         return keys::shelved(state, &name);
     }
-    Ok(keep(state, session, attributes, Material::None))
+    Ok(state.keep_in(session, attributes, Material::None))
 }
 
 /// The broker's name of the algorithm of a secret key. One key of the broker's serves one algorithm.
@@ -167,7 +148,7 @@ pub fn copy(
         Material::Pair(key) => Material::Pair(key.clone()),
         Material::Kept(_) => return Err(Rv(CKR_ACTION_PROHIBITED)),
     };
-    Ok(keep(state, session, attributes, material))
+    Ok(state.keep_in(session, attributes, material))
 }
 
 /// C_DestroyObject.
@@ -288,7 +269,7 @@ pub fn key(
     })?;
     let actual = attributes.key_type().unwrap_or(key);
     let material = object::secret_of(&mut attributes, actual, secret.expose())?;
-    Ok(keep(state, session, attributes, material))
+    Ok(state.keep_in(session, attributes, material))
 }
 
 /// C_GenerateKeyPair: handles of the public and the private half.
@@ -346,9 +327,7 @@ pub fn key_pair(
     let public_key = object::pair_of(&mut public, &spki)?;
     let session_object = |mut attributes: Attributes, material| {
         attributes.set_flag(CKA_TOKEN, false);
-        let object: Arc<Object> =
-            Object::new(attributes, material, session.slot, Some(session.handle));
-        state.keep(object)
+        state.keep_in(session, attributes, material)
     };
     Ok((
         session_object(public, public_key),

@@ -9,6 +9,7 @@ mod cipher;
 mod der;
 mod digest;
 mod ffi;
+mod gather;
 mod generate;
 mod keys;
 mod mechanism;

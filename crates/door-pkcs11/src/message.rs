@@ -2,6 +2,7 @@
 
 use crate::cipher;
 use crate::ffi::{Generator, Out, Record};
+use crate::gather::Gathered;
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::Object;
@@ -13,7 +14,6 @@ use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::table::Algorithm;
 use cryptoki_sys::*;
 use std::sync::Arc;
-use zeroize::Zeroizing;
 
 /// A key whose messages are under way.
 pub struct Messaging {
@@ -21,7 +21,7 @@ pub struct Messaging {
     algorithm: &'static Algorithm,
     pub mechanism: CK_MECHANISM_TYPE,
     /// A message that comes in pieces: its associated data, and what came.
-    piecewise: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+    piecewise: Option<(Vec<u8>, Gathered)>,
     /// Messages whose IV was counted: TLS 1.3 has its sequence numbers so.
     counted: u64,
 }
@@ -115,7 +115,7 @@ pub fn start(session: &mut Session, direction: Direction, aad: &[u8]) -> Result<
     if messaging.piecewise.is_some() {
         return Err(Rv(CKR_OPERATION_ACTIVE));
     }
-    messaging.piecewise = Some((aad.to_vec(), Zeroizing::default()));
+    messaging.piecewise = Some((aad.to_vec(), Gathered::default()));
     Ok(())
 }
 
@@ -128,30 +128,22 @@ pub fn next(
     last: bool,
     out: &mut Out<'_>,
 ) -> Result<()> {
-    const WHOLE: usize = 256 << 20;
     let messaging = session.messages.running(direction)?;
-    let Some((_, came)) = &messaging.piecewise else {
+    let Some((_, came)) = &mut messaging.piecewise else {
         return Err(Rv(CKR_OPERATION_NOT_INITIALIZED));
     };
-    let all = came.len().saturating_add(data.len());
-    if all > WHOLE {
-        return Err(Rv(CKR_DATA_LEN_RANGE));
-    }
-    if last && !out.fits(all)? {
+    if last && !out.fits(came.length_with(data)?)? {
         return Ok(());
     }
-    let Some((aad, mut came)) = messaging.piecewise.take() else {
+    came.push(data)?;
+    if !last {
+        out.tell(0);
+        return Ok(());
+    }
+    let Some((aad, came)) = messaging.piecewise.take() else {
         return Err(Rv(CKR_OPERATION_NOT_INITIALIZED));
     };
-    let mut whole = Zeroizing::new(Vec::with_capacity(all));
-    whole.append(&mut came);
-    data.pieces(|piece| whole.extend_from_slice(piece));
-    if last {
-        return messaging.message(direction, record, &aad, Input::from(&whole[..]), out);
-    }
-    messaging.piecewise = Some((aad, whole));
-    out.tell(0);
-    Ok(())
+    messaging.message(direction, record, &aad, Input::from(came.bytes()), out)
 }
 
 impl Messaging {

@@ -1,9 +1,10 @@
 //! What C_Initialize makes and C_Finalize takes away: sessions and objects by their handles.
 
+use crate::attributes::Attributes;
 use crate::cipher::Crypting;
 use crate::digest::Digesting;
 use crate::message::Messages;
-use crate::object::Object;
+use crate::object::{Material, Object};
 use crate::rv::{Result, Rv};
 use crate::signature::Signing;
 use crate::slot;
@@ -155,11 +156,22 @@ impl State {
     }
 
     /// Keeps an object; its handle.
-    pub fn keep(&self, object: Arc<Object>) -> CK_OBJECT_HANDLE {
+    fn keep(&self, object: Arc<Object>) -> CK_OBJECT_HANDLE {
         let handle = self.next();
         let mut objects = self.objects.write().unwrap_or_else(|e| e.into_inner());
         objects.insert(handle, object);
         handle
+    }
+
+    /// Keeps an object that ends with its session; its handle.
+    pub fn keep_in(
+        &self,
+        session: &Session,
+        attributes: Attributes,
+        material: Material,
+    ) -> CK_OBJECT_HANDLE {
+        let owner = Some(session.handle);
+        self.keep(Object::new(attributes, material, session.slot, owner))
     }
 
     /// An object of a slot.

@@ -220,6 +220,29 @@ pub enum Origin {
     Derived { sensitive: bool, kept: bool },
 }
 
+impl Origin {
+    /// From this key by C_DeriveKey and its like.
+    pub fn derived(base: &Object) -> Origin {
+        Origin::Derived {
+            sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
+            kept: base.flag(CKA_NEVER_EXTRACTABLE),
+        }
+    }
+}
+
+/// Fills in what a template of any object did not say.
+pub fn stored(attributes: &mut Attributes) {
+    for (kind, value) in [
+        (CKA_TOKEN, false),
+        (CKA_PRIVATE, false),
+        (CKA_MODIFIABLE, true),
+        (CKA_COPYABLE, true),
+        (CKA_DESTROYABLE, true),
+    ] {
+        attributes.default_flag(kind, value);
+    }
+}
+
 /// Fills in what a template of a key did not say, and what nobody may say.
 pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
     for kind in [
@@ -238,16 +261,8 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
     }
     let class = attributes.class();
     let private = matches!(class, CKO_SECRET_KEY | CKO_PRIVATE_KEY);
-    for (kind, value) in [
-        (CKA_TOKEN, false),
-        (CKA_PRIVATE, false),
-        (CKA_MODIFIABLE, true),
-        (CKA_COPYABLE, true),
-        (CKA_DESTROYABLE, true),
-        (CKA_DERIVE, false),
-    ] {
-        attributes.default_flag(kind, value);
-    }
+    stored(attributes);
+    attributes.default_flag(CKA_DERIVE, false);
     for kind in [CKA_LABEL, CKA_ID, CKA_START_DATE, CKA_END_DATE] {
         attributes.default_bytes(kind, &[]);
     }

@@ -1,7 +1,7 @@
 //! What does the work: a session of this process, or one that a worker of the broker's serves.
 
 use crate::rv::{Result, Rv, invalid_is};
-use cryptofd_core::client::Client;
+use cryptofd_core::client::{Client, Facts};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::Error;
 use cryptofd_core::pair::Options;
@@ -10,7 +10,7 @@ use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{Hasher, Session, Stream};
 use cryptofd_core::sys::buffer::{Input, Output};
 use cryptofd_core::sys::fork;
-use cryptofd_core::table::{Algorithm, Kind, find};
+use cryptofd_core::table::{Algorithm, Kind};
 use cryptoki_sys::*;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,9 +24,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Remote {
     /// In a forked child it has a descriptor of its own.
     client: Mutex<(u64, Arc<Client>)>,
-    algorithm: &'static Algorithm,
-    tag_size: usize,
-    digest_size: usize,
+    facts: Facts,
 }
 
 type Done<T> = std::result::Result<T, Error>;
@@ -35,12 +33,8 @@ impl Remote {
     /// The session behind a descriptor.
     pub fn adopt(fd: OwnedFd) -> Done<Remote> {
         let client = Client::adopt(fd, &mut || Ok(()))?;
-        let info: serde_json::Value = serde_json::from_str(client.info()).unwrap_or_default();
-        let size = |name: &str| info[name].as_u64().filter(|n| *n <= 1 << 16).unwrap_or(0) as usize;
         Ok(Remote {
-            algorithm: find(info["algorithm"].as_str().unwrap_or_default())?,
-            tag_size: size("tag_size"),
-            digest_size: size("digest_size"),
+            facts: Facts::new(client.info())?,
             client: Mutex::new((fork::generation(), Arc::new(client))),
         })
     }
@@ -113,7 +107,7 @@ impl Served {
     pub fn algorithm(&self) -> &'static Algorithm {
         match self {
             Served::Here(session) => session.algorithm(),
-            Served::There(remote) => remote.algorithm,
+            Served::There(remote) => remote.facts.algorithm,
         }
     }
 
@@ -121,7 +115,7 @@ impl Served {
     pub fn tag_size(&self) -> usize {
         match self {
             Served::Here(session) => session.tag_size(),
-            Served::There(remote) => remote.tag_size,
+            Served::There(remote) => remote.facts.tag_size,
         }
     }
 
@@ -129,7 +123,7 @@ impl Served {
     pub fn digest_size(&self) -> usize {
         match self {
             Served::Here(session) => session.digest_size(),
-            Served::There(remote) => remote.digest_size,
+            Served::There(remote) => remote.facts.digest_size,
         }
     }
 
@@ -223,7 +217,7 @@ impl Served {
             Served::Here(session) => Ok(Hashing::Here(session.hasher()?)),
             Served::There(remote) => Ok(Hashing::There(
                 Box::new(remote.fresh()?),
-                remote.digest_size,
+                remote.facts.digest_size,
             )),
         }
     }

@@ -11,7 +11,6 @@ use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{self, Request};
 use cryptofd_core::sys::buffer::Input;
 use cryptoki_sys::*;
-use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Bytes of a master secret.
@@ -58,13 +57,6 @@ pub fn prf(
     }
 }
 
-fn origin(base: &Object) -> Origin {
-    Origin::Derived {
-        sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
-        kept: base.flag(CKA_NEVER_EXTRACTABLE),
-    }
-}
-
 fn keep(
     state: &State,
     session: &Session,
@@ -73,11 +65,10 @@ fn keep(
     bytes: &[u8],
 ) -> Result<CK_OBJECT_HANDLE> {
     attributes.take(CKA_VALUE_LEN);
-    object::complete(&mut attributes, origin(base))?;
+    object::complete(&mut attributes, Origin::derived(base))?;
     let kind = attributes.key_type().ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
     let material = object::secret_of(&mut attributes, kind, bytes)?;
-    let object: Arc<Object> = Object::new(attributes, material, session.slot, Some(session.handle));
-    Ok(state.keep(object))
+    Ok(state.keep_in(session, attributes, material))
 }
 
 /// A secret of the PRF: the master secret, or (TLS_KDF) what a label names.

@@ -119,8 +119,7 @@ pub fn unwrap(
         attributes.agree(&implied)?;
         object::pair_of(&mut attributes, &key).map_err(wrong)?
     };
-    let object = Object::new(attributes, material, session.slot, Some(session.handle));
-    Ok(state.keep(object))
+    Ok(state.keep_in(session, attributes, material))
 }
 
 /// C_DeriveKey.
@@ -177,26 +176,13 @@ pub fn derive(
     };
     let material = if data {
         attributes.set(CKA_VALUE, bytes.expose());
-        for (kind, value) in [
-            (CKA_TOKEN, false),
-            (CKA_PRIVATE, false),
-            (CKA_MODIFIABLE, true),
-            (CKA_COPYABLE, true),
-            (CKA_DESTROYABLE, true),
-        ] {
-            attributes.default_flag(kind, value);
-        }
+        object::stored(&mut attributes);
         Material::None
     } else {
-        let origin = Origin::Derived {
-            sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
-            kept: base.flag(CKA_NEVER_EXTRACTABLE),
-        };
-        object::complete(&mut attributes, origin)?;
+        object::complete(&mut attributes, Origin::derived(&base))?;
         object::secret_of(&mut attributes, kind, bytes.expose())?
     };
-    let object = Object::new(attributes, material, session.slot, Some(session.handle));
-    Ok(Some(state.keep(object)))
+    Ok(Some(state.keep_in(session, attributes, material)))
 }
 
 /// The key of a KEM, and its algorithm.
@@ -247,14 +233,9 @@ fn shared(
         return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
     }
     let kind = attributes.key_type().unwrap_or(CKK_GENERIC_SECRET);
-    let origin = Origin::Derived {
-        sensitive: base.flag(CKA_ALWAYS_SENSITIVE),
-        kept: base.flag(CKA_NEVER_EXTRACTABLE),
-    };
-    object::complete(&mut attributes, origin)?;
+    object::complete(&mut attributes, Origin::derived(base))?;
     let material = object::secret_of(&mut attributes, kind, secret.expose())?;
-    let object = Object::new(attributes, material, session.slot, Some(session.handle));
-    Ok(state.keep(object))
+    Ok(state.keep_in(session, attributes, material))
 }
 
 /// C_EncapsulateKey; none where only the ciphertext's length was asked for.

@@ -6,10 +6,10 @@ use crate::ffi::buffer::Buffer;
 use crate::ffi::{self, Fresh, View, new_bytes};
 use crate::hash::LONG;
 use crate::pair;
-use crate::remote::{self, Facts, Remote};
+use crate::remote::{self, Remote};
 use crate::stream::Stream;
 use arc_swap::ArcSwap;
-use cryptofd_core::client::{Client, Item};
+use cryptofd_core::client::{Client, Facts, Item};
 use cryptofd_core::engine::{Blake2, Direction, Hardware, Key};
 use cryptofd_core::engines::kernel;
 use cryptofd_core::error::Error;
@@ -154,7 +154,7 @@ pub fn open(
             if flags & libc::O_NONBLOCK != 0 {
                 ffi::set_nonblock(client.as_fd()).map_err(Raise)?;
             }
-            let facts = Facts::new(client.info())?;
+            let facts = Facts::new(client.info()).map_err(Raise)?;
             let client = *client;
             let backing = Backing::Remote(Arc::new(Remote::new(client, facts, true)));
             return Ok(CryptoFD::new(backing, None));
@@ -204,7 +204,7 @@ pub fn adopt(
         }
     }
     let probe = remote::adopt(python, copy)?;
-    let facts = Facts::new(probe.info())?;
+    let facts = Facts::new(probe.info()).map_err(Raise)?;
     // A process in a chroot may not find it when info() is asked for.
     python.import("cryptofd.description")?;
     let client = probe.on(ffi::own(fd).map_err(Raise)?);

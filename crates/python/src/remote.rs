@@ -1,23 +1,15 @@
 //! The far end of a descriptor: a session that another thread or process serves.
 
 use crate::errors::Raise;
-use cryptofd_core::client::{Client, Completion};
+use cryptofd_core::client::{Client, Completion, Facts};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::{Error, Kind as ErrorKind};
 use cryptofd_core::record::{Op, Request};
 use cryptofd_core::sys::buffer::Output;
-use cryptofd_core::table::{Algorithm, Kind, find};
+use cryptofd_core::table::Kind;
 use pyo3::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
-
-/// What is known of a session.
-#[derive(Clone, Copy)]
-pub struct Facts {
-    pub algorithm: &'static Algorithm,
-    pub tag_size: usize,
-    pub digest_size: usize,
-}
 
 /// A descriptor's client, and what its INFO said.
 pub struct Remote {
@@ -59,34 +51,6 @@ impl Remote {
             self.idle.store(false, Ordering::Relaxed);
         }
         done
-    }
-}
-
-impl Facts {
-    /// Reads what the serving side says of the session; none of it is believed beyond this table.
-    pub fn new(info: &str) -> Result<Facts, Raise> {
-        let not = |what: &str| {
-            Raise(Error::invalid(format!(
-                "this descriptor is not a cryptofd: {what}"
-            )))
-        };
-        let info: serde_json::Value =
-            serde_json::from_str(info).map_err(|_| not("its INFO is no JSON"))?;
-        let name = info["algorithm"]
-            .as_str()
-            .ok_or_else(|| not("its INFO names no algorithm"))?;
-        let size = |field: &str| {
-            info[field]
-                .as_u64()
-                .filter(|size| *size <= 1 << 16)
-                .map(|size| size as usize)
-                .ok_or_else(|| not("its INFO has impossible sizes"))
-        };
-        Ok(Facts {
-            algorithm: find(name).map_err(Raise)?,
-            tag_size: size("tag_size")?,
-            digest_size: size("digest_size")?,
-        })
     }
 }
 
