@@ -8,7 +8,11 @@ from setuptools_rust.extension import RustExtension
 
 #: A library that programs are linked with has a version in its name; a module that is loaded by its
 #: path has none.
-LIBRARIES = {"libcryptofd": ".so.0", "libcryptofd-pkcs11": ".so"}
+LIBRARIES = {
+    "libcryptofd": ".so.0",
+    "libcryptofd-openssl": ".so",
+    "libcryptofd-pkcs11": ".so",
+}
 
 
 class BuildRust(build_rust):

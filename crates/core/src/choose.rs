@@ -45,7 +45,12 @@ fn order(
     let mut order = Vec::new();
     for candidate in preferences.order(spec.algorithm.name, engines::all()) {
         let name = candidate.name();
-        if engine.is_some_and(|wanted| wanted != name) {
+        if let Some(why) = engines::left_out(name) {
+            reasons.push(Reason {
+                engine: name,
+                why: why.to_owned(),
+            });
+        } else if engine.is_some_and(|wanted| wanted != name) {
             reasons.push(Reason {
                 engine: name,
                 why: format!("engine {} was asked for", engine.unwrap_or_default()),

@@ -186,6 +186,9 @@ pub struct Algorithm {
     pub kernel: Option<&'static str>,
     /// OpenSSL's name; `*` stands for the key's bits, `A/B` for A over B.
     pub openssl: Option<&'static str>,
+    /// OpenSSL's other names, object identifiers among them; `*` as above, and `1|21|41` for the last part of
+    /// an identifier that depends on the size of the key.
+    pub openssl_aliases: &'static [&'static str],
     /// hashlib's name.
     pub hashlib: Option<&'static str>,
     /// The PKCS#11 mechanism.

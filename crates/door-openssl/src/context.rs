@@ -1,0 +1,82 @@
+//! A provider that was loaded: the core's functions, the profile, the lists of algorithms.
+
+use crate::error::{Error, Reason, Result};
+use crate::family::{Algorithm, FAMILIES};
+use crate::ffi::core::Core;
+use crate::ffi::types::OSSL_ALGORITHM;
+use crate::profile::Profile;
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::sync::{Arc, OnceLock};
+
+/// One loaded provider; a library context of the host's may have each.
+pub struct Provider {
+    core: Core,
+    profile: Profile,
+    /// By operation, each list with its end.
+    lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>>,
+}
+
+/// The algorithms of every family, once in a process: the hosts keep addresses of names and functions.
+fn families() -> &'static [Vec<Algorithm>] {
+    static ALL: OnceLock<Vec<Vec<Algorithm>>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let all = FAMILIES.iter().map(|family| (family.algorithms)());
+        all.collect()
+    })
+}
+
+impl Provider {
+    /// For the core of a host.
+    pub fn new(core: Core) -> Result<Arc<Provider>> {
+        let profile = match Profile::settle(&core) {
+            Ok(profile) => profile,
+            Err(word) => {
+                let text = format!("profile = {word}: one of keys, bulk, all");
+                let error = Error::new(Reason::PARAMETER, text);
+                core.raise(&error);
+                return Err(error);
+            }
+        };
+        let mut lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>> = BTreeMap::new();
+        for (family, algorithms) in FAMILIES.iter().zip(families()) {
+            if profile >= family.from {
+                let list = lists.entry(family.operation).or_default();
+                list.extend(algorithms.iter().map(|algorithm| OSSL_ALGORITHM {
+                    algorithm_names: algorithm.names.as_ptr(),
+                    property_definition: c"provider=cryptofd".as_ptr(),
+                    implementation: algorithm.functions.as_ptr(),
+                    algorithm_description: algorithm.description.as_ptr(),
+                }));
+            }
+        }
+        for list in lists.values_mut() {
+            list.push(OSSL_ALGORITHM {
+                algorithm_names: std::ptr::null(),
+                property_definition: std::ptr::null(),
+                implementation: std::ptr::null(),
+                algorithm_description: std::ptr::null(),
+            });
+        }
+        Ok(Arc::new(Provider {
+            core,
+            profile,
+            lists,
+        }))
+    }
+
+    /// The core's functions.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The profile.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// The algorithms of an operation, with their end.
+    pub fn list(&self, operation: c_int) -> Option<&[OSSL_ALGORITHM]> {
+        self.lists.get(&operation).map(Vec::as_slice)
+    }
+}

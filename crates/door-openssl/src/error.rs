@@ -1,0 +1,105 @@
+//! What goes on the host's error stack: a reason, with a text for people.
+
+use cryptofd_core::error::{Error as CoreError, Kind};
+use std::borrow::Cow;
+
+/// A reason: one of ours, or one of those that OpenSSL's own providers give (ERR_LIB_PROV), which programs
+/// look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason(pub u32);
+
+/// ERR_LIB_PROV in the place of a library's number.
+const PROV: u32 = 57 << 23;
+
+/// Each of ours: its name here, its number, its text.
+macro_rules! ours {
+    ($($name:ident = $number:literal, $text:literal;)*) => {
+        #[allow(dead_code, reason = "the families of keys have theirs")]
+        impl Reason {
+            $(#[doc = $text] pub const $name: Reason = Reason($number);)*
+        }
+        /// Numbers and texts of our own reasons.
+        pub const REASONS: &[(u32, &std::ffi::CStr)] = &[
+            $(($number, match std::ffi::CStr::from_bytes_with_nul(concat!($text, "\0").as_bytes()) {
+                Ok(text) => text,
+                Err(_) => panic!("a zero within a text"),
+            }),)*
+        ];
+    };
+}
+
+ours! {
+    INTERNAL = 1, "internal error";
+    PARAMETER = 2, "wrong parameter";
+    UNKNOWN_ALGORITHM = 3, "unknown algorithm";
+    INVALID = 4, "invalid argument";
+    REFUSED = 5, "refused by policy";
+    NO_ENGINE = 6, "no engine can do it";
+    ENGINE_FAILED = 7, "engine failed";
+    STATE_LOST = 8, "state lost with its engine";
+    TOO_LARGE = 9, "too large";
+    UNSUPPORTED = 10, "not supported";
+    BROKER = 11, "broker cannot be asked";
+    NO_SUCH_KEY = 12, "no such key";
+    KEY_NOT_USABLE = 13, "key revoked or expired";
+    BAD_SIGNATURE = 14, "bad signature";
+    BAD_URI = 15, "not a cryptofd URI";
+    SYSTEM = 16, "system error";
+    OUT_OF_ORDER = 17, "called out of order";
+}
+
+/// OpenSSL's own (proverr.h).
+#[allow(dead_code, reason = "they stand together, used or not")]
+impl Reason {
+    pub const BAD_DECRYPT: Reason = Reason(PROV | 100);
+    pub const INVALID_TAG: Reason = Reason(PROV | 110);
+    pub const INVALID_DIGEST_SIZE: Reason = Reason(PROV | 218);
+    pub const WRONG_FINAL_BLOCK_LENGTH: Reason = Reason(PROV | 107);
+    pub const OUTPUT_TOO_SMALL: Reason = Reason(PROV | 106);
+    pub const INVALID_KEY_LENGTH: Reason = Reason(PROV | 105);
+    pub const INVALID_IV_LENGTH: Reason = Reason(PROV | 109);
+    pub const MISSING_KEY: Reason = Reason(PROV | 128);
+    pub const NO_KEY_SET: Reason = Reason(PROV | 114);
+}
+
+/// A failure.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// Why, for programs.
+    pub reason: Reason,
+    /// The object, the limit, the way out; for people.
+    pub text: Cow<'static, str>,
+}
+
+/// What this door's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// With a text.
+    pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Error {
+        Error {
+            reason,
+            text: text.into(),
+        }
+    }
+}
+
+impl From<CoreError> for Error {
+    fn from(error: CoreError) -> Error {
+        let reason = match error.kind() {
+            Kind::UnknownAlgorithm => Reason::UNKNOWN_ALGORITHM,
+            Kind::Invalid => Reason::INVALID,
+            Kind::Refused => Reason::REFUSED,
+            Kind::NoEngine | Kind::NotOffered | Kind::Elsewhere => Reason::NO_ENGINE,
+            Kind::BadTag => Reason::BAD_DECRYPT,
+            Kind::BadSignature => Reason::BAD_SIGNATURE,
+            Kind::TooLarge => Reason::TOO_LARGE,
+            Kind::Unsupported => Reason::UNSUPPORTED,
+            Kind::EngineFailed => Reason::ENGINE_FAILED,
+            Kind::Stale => Reason::STATE_LOST,
+            Kind::KeyRevoked => Reason::KEY_NOT_USABLE,
+            Kind::Closed | Kind::Again | Kind::System => Reason::SYSTEM,
+        };
+        Error::new(reason, error.message().to_owned())
+    }
+}

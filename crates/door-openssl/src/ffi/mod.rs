@@ -1,0 +1,131 @@
+//! The C side: every pointer of the host's is read and written here and nowhere else.
+
+pub mod core;
+pub mod digest;
+mod entry;
+pub mod params;
+pub mod types;
+
+use crate::context::Provider;
+use cryptofd_core::sys::buffer::{Input, Output};
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// The provider that a host's `provctx` is.
+///
+/// # Safety
+/// `provctx` is what OSSL_provider_init gave, and has not been torn down.
+unsafe fn provider(provctx: *mut c_void) -> Arc<Provider> {
+    // SAFETY: the address that OSSL_provider_init made by Arc::into_raw, which keeps its count.
+    unsafe {
+        let pointer = provctx.cast_const().cast::<Provider>();
+        Arc::increment_strong_count(pointer);
+        Arc::from_raw(pointer)
+    }
+}
+
+/// What a host holds of ours: a context, a key. Null where making it failed.
+fn give<T>(made: Option<Box<T>>) -> *mut c_void {
+    made.map_or(std::ptr::null_mut(), |made| Box::into_raw(made).cast())
+}
+
+/// A context that the host brings back.
+///
+/// # Safety
+/// `pointer` is from give::<T>(), not freed, and in use by no other thread.
+unsafe fn held<'a, T>(pointer: *mut c_void) -> &'a mut T {
+    // SAFETY: as the caller vouches.
+    unsafe { &mut *pointer.cast::<T>() }
+}
+
+/// Takes one back for good. Null is nothing.
+///
+/// # Safety
+/// As `held`; it is not used again.
+unsafe fn take<T>(pointer: *mut c_void) -> Option<Box<T>> {
+    // SAFETY: as the caller vouches.
+    (!pointer.is_null()).then(|| unsafe { Box::from_raw(pointer.cast::<T>()) })
+}
+
+/// Bytes that the host gives. Null is none.
+///
+/// # Safety
+/// `pointer` is null or readable for `length` bytes during 'a.
+unsafe fn input<'a>(pointer: *const u8, length: usize) -> Input<'a> {
+    if pointer.is_null() || length == 0 || length > isize::MAX as usize {
+        return Input::EMPTY;
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { Input::from_raw(pointer, length) }
+}
+
+/// Room that the host gives. Null is none.
+///
+/// # Safety
+/// `pointer` is null or writable for `length` bytes during 'a.
+#[allow(dead_code, reason = "for the families that write")]
+unsafe fn output<'a>(pointer: *mut u8, length: usize) -> Output<'a> {
+    let length = if pointer.is_null() { 0 } else { length };
+    // SAFETY: as the caller vouches.
+    unsafe { Output::from_raw(pointer, length.min(isize::MAX as usize)) }
+}
+
+/// Keeps a fork from falling into a gated call; once in a process.
+fn watch_forks() {
+    use crate::call::close_gate;
+    use std::cell::RefCell;
+    use std::sync::{Once, RwLockWriteGuard};
+    thread_local! {
+        static CLOSED: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
+    }
+    extern "C" fn before() {
+        let gate = close_gate();
+        let _ = CLOSED.try_with(|closed| {
+            if let Ok(mut closed) = closed.try_borrow_mut() {
+                *closed = gate;
+            }
+        });
+    }
+    extern "C" fn after() {
+        let _ = CLOSED.try_with(|closed| {
+            if let Ok(mut closed) = closed.try_borrow_mut() {
+                *closed = None;
+            }
+        });
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handlers take and give back a lock and touch nothing else; the library stays.
+        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    });
+}
+
+/// A static array of a function over numbers: OpenSSL does not say which algorithm it makes a context of, so
+/// each has a function of its own. `numbered!(ALL, newctx)` has `newctx::<0>` first.
+macro_rules! numbered {
+    ($name:ident, $function:ident) => {
+        static $name: $crate::ffi::Numbered = $crate::ffi::Numbered($crate::ffi::numbers!($function
+            0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+            32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60
+            61 62 63));
+    };
+}
+macro_rules! numbers {
+    ($function:ident $($number:literal)*) => {
+        [$($function::<$number> as *const std::ffi::c_void,)*]
+    };
+}
+use {numbered, numbers};
+
+/// What `numbered!` makes.
+struct Numbered([*const c_void; 64]);
+
+// SAFETY: addresses of functions.
+unsafe impl Sync for Numbered {}
+
+impl std::ops::Index<usize> for Numbered {
+    type Output = *const c_void;
+    fn index(&self, place: usize) -> &*const c_void {
+        &self.0[place]
+    }
+}
