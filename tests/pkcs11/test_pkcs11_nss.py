@@ -206,15 +206,16 @@ def test_cms_signed_by_our_key(broker: Broker, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_text() == "hello\n"
 
 
-def test_pk12util_gives_a_key_to_the_broker(broker: Broker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["soft", "John's Example ID"])
+def test_pk12util_gives_a_key_to_the_broker(broker: Broker, tmp_path: Path, name: str) -> None:
     db = database(tmp_path / "db", None)
-    certificate(db, "soft", *RSA, token=None)
-    ran("pk12util", "-o", tmp_path / "p12", "-n", "soft", "-d", f"sql:{db}", "-W", "secret")
+    certificate(db, name, *RSA, token=None)
+    ran("pk12util", "-o", tmp_path / "p12", "-n", name, "-d", f"sql:{db}", "-W", "secret")
     other = database(tmp_path / "other", "keys")
     ran("pk12util", "-i", tmp_path / "p12", "-d", f"sql:{other}", "-h", TOKEN, "-W", "secret")
     with broker.connect() as connection:
-        assert [key.label for key in connection.keys.list()] == ["soft"]
-    handshake(other, "soft", "tls1.3")
+        assert [key.label for key in connection.keys.list()] == [name]
+    handshake(other, name, "tls1.3")
 
 
 #: What python-nss is asked in a process of its own; some Pythons have it.

@@ -203,17 +203,19 @@ def test_python_pkcs11(library: Path) -> None:
 def served(broker: Broker, tmp_path: Path) -> Iterator[Path]:
     """A certificate for localhost of a key of the broker's, self-signed by GnuTLS through us."""
     with broker.connect() as connection:
-        connection.keys.generate("tls", "ecdsa-nist-p256", usage={"sign", "verify", "sign-digest"})
+        connection.keys.generate(
+            "my tls", "ecdsa-nist-p256", usage={"sign", "verify", "sign-digest"}
+        )
         yield tmp_path
-        connection.keys.delete("tls")
+        connection.keys.delete("my tls")
 
 
-URI = "pkcs11:token=cryptofd%20keys;object=tls;type=private"
+URI = "pkcs11:token=cryptofd%20keys;object=my%20tls;type=private"
 
 
 def test_gnutls_serves_with_our_key(served: Path, library: Path) -> None:
     listed = ran("p11tool", "--provider", library, "--list-all", "pkcs11:token=cryptofd%20keys")
-    assert "object=tls" in listed
+    assert "object=my%20tls;" in listed
     template, certificate = served / "template", served / "certificate.pem"
     template.write_text(
         "cn = localhost\ndns_name = localhost\nca\nsigning_key\nexpiration_days = 9\n"
@@ -244,17 +246,20 @@ def test_gnutls_serves_with_our_key(served: Path, library: Path) -> None:
 def test_openssh(broker: Broker, library: Path, tmp_path: Path) -> None:
     """ssh-keygen -D, an agent, and a login on loopback whose key the broker has."""
     with broker.connect() as connection:
-        connection.keys.generate("ssh", "ecdsa-nist-p256", usage={"sign", "verify", "sign-digest"})
+        connection.keys.generate(
+            "my ssh", "ecdsa-nist-p256", usage={"sign", "verify", "sign-digest"}
+        )
         try:
             _openssh(library, tmp_path)
         finally:
-            connection.keys.delete("ssh")
+            connection.keys.delete("my ssh")
 
 
 def _openssh(library: Path, folder: Path) -> None:
     public = ran("ssh-keygen", "-D", library)
     assert "ecdsa-sha2-nistp256 " in public
     line = next(one for one in public.splitlines() if one.startswith("ecdsa"))
+    assert line.endswith(" my ssh")
     (folder / "id.pub").write_text(line + "\n")
     socket = folder / "agent"
     agent = Server("ssh-agent", "-D", "-a", socket, "-P", str(library))

@@ -40,7 +40,9 @@ WRAPPING = frozenset({"wrap", "unwrap"})
 #: Bits that a derived key has at least.
 DERIVED_BITS = 128
 
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,63}")
+#: Spaces are single and within: two labels that look alike are one. NSS itself names things "John's
+#: Example ID".
+_LABEL = re.compile(r"(?!.{65})[A-Za-z0-9_](?: ?[A-Za-z0-9._@+'-])*")
 
 _BY_KIND: Mapping[str, frozenset[str]] = {
     "aead": frozenset({"encrypt", "decrypt", "wrap", "unwrap", "digest"}),
@@ -182,8 +184,8 @@ def label(text: str) -> str:
     """A label; EINVAL for what could be mistaken for something else."""
     if not _LABEL.fullmatch(text):
         raise invalid(
-            f"{text[:64]!r} is no label: 1 to 64 of letters, digits and . _ @ + -, "
-            "beginning with a letter, a digit or _"
+            f"{text[:64]!r} is no label: 1 to 64 of letters, digits, . _ @ + - ' and single spaces "
+            "within, beginning with a letter, a digit or _"
         )
     return text
 
