@@ -66,6 +66,16 @@ class SelectionItem(pytest.Item):
         return self.path, None, self.name
 
 
+# What the kernel's watchdog says of a CPU that spins in the kernel, and how long it may stay
+# without news after that: on a busy host a CPU of the guest may also have waited for its turn.
+LOCKED_UP = "watchdog: BUG: soft lockup"
+LOCKED_UP_SECONDS = 100.0
+
+
+class _BootedAgain(Exception):
+    """What the guest says begins anew."""
+
+
 @dataclass
 class _Boot:
     """One machine for all selections of a session that have its setting."""
@@ -74,10 +84,17 @@ class _Boot:
     items: list[SelectionItem] = field(default_factory=list)
     machine: Machine | None = None
     retried: bool = False
+    lost: str | None = None
+    """Why there is no machine any more."""
+    ended: set[SelectionItem] = field(default_factory=set)
 
     def start(self) -> Machine:
+        if self.lost is not None:
+            raise LabError(self.lost)
         if self.machine is None:
-            selections = json.dumps([item.selection.arguments for item in self.items])
+            selections = json.dumps(
+                [None if item in self.ended else item.selection.arguments for item in self.items]
+            )
             self.machine = Machine(
                 self.setting,
                 ["python", "-m", "lab.relay"],
@@ -87,21 +104,44 @@ class _Boot:
         return self.machine
 
     def again(self, dead: Machine) -> bool:
-        """Boots once more a kernel that died before it came as far as our command.
+        """Boots once more a kernel that died, or does not go on, of its own.
 
         A kernel patches its own code while it boots, and under TCG another of its CPUs may run
-        into that (an int3 Oops): the emulator's doing, and no result of ours.
+        into that (an int3 Oops): the emulator's doing, and no result of ours. And a driver whose
+        device is pulled may have a CPU spin for ever, which no program can have it do: the
+        watchdog says so.
         """
-        if dead.booted or self.retried:
+        if self.retried or (dead.booted and LOCKED_UP not in dead.console()):
             return False
         self.retried = True
-        print(dead.failure("died while it booted; it is booted again"), file=sys.stderr)
+        what = "locked up" if dead.booted else "died while it booted"
+        print(dead.failure(f"{what}; it is booted again"), file=sys.stderr)
         dead.close()
         self.machine = None
         return True
 
     def events(self, item: SelectionItem) -> Iterator[dict[str, Any]]:
-        """What the guest says about this selection, until it ends. LabError if it does not."""
+        """What the guest says about this selection, until it ends. LabError if it does not.
+
+        What a kernel said that was booted again is not said twice.
+        """
+        said: set[str] = set()
+        while True:
+            again = bool(said)
+            try:
+                for event in self._events_of_one_boot(item):
+                    of = _about(event)
+                    if again and of in said:
+                        continue
+                    if event["kind"] not in ("start", "report"):
+                        said.add(of)
+                    yield event
+            except _BootedAgain:
+                continue
+            self.ended.add(item)
+            return
+
+    def _events_of_one_boot(self, item: SelectionItem) -> Iterator[dict[str, Any]]:
         running = self.start()
         path = running.results / f"{self.items.index(item)}.events"
         rest, position = b"", 0
@@ -123,24 +163,36 @@ class _Boot:
                 news = time.monotonic()
             if fresh:
                 continue
-            if gone and self.again(running):
-                running = self.start()
-                path = running.results / f"{self.items.index(item)}.events"
-                rest, position = b"", 0
-                news = time.monotonic()
-                continue
             if gone:
-                raise running.failure("died")
+                if self.again(running):
+                    raise _BootedAgain
+                raise self.lose("died")
             patience = item.selection.patience if running.booted else machine.BOOT_SECONDS
-            if time.monotonic() - news > patience:
-                error = running.failure(f"said nothing for {patience:.0f} s")
-                running.close()
-                raise error
+            silent = time.monotonic() - news
+            soon = running.booted and silent > min(patience, LOCKED_UP_SECONDS)
+            if soon and self.again(running):
+                raise _BootedAgain
+            if silent > patience:
+                raise self.lose(f"said nothing for {patience:.0f} s")
             time.sleep(0.02)
+
+    def lose(self, what: str) -> LabError:
+        """Gives the machine up for all selections that are left; the error for this one."""
+        assert self.machine is not None
+        error = self.machine.failure(what)
+        self.lost = f"{self.setting} {what} at a selection before this one"
+        self.machine.close()
+        return error
 
     def close(self) -> None:
         if self.machine is not None:
             self.machine.close()
+
+
+def _about(event: dict[str, Any]) -> str:
+    """The test that an event is about, or what kind of event it is."""
+    report: dict[str, Any] = event.get("data", event)
+    return str(report.get("nodeid", event["kind"]))
 
 
 _boots = pytest.StashKey[dict[Setting, _Boot]]()

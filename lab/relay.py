@@ -1,8 +1,9 @@
 """The guest's half of a relayed pytest run: each selection in a fork, each report to a file.
 
 `python -m lab.relay` reads selections.json in $LAB_RESULTS (a list of pytest's arguments a
-selection) and writes N.events there, one JSON object a line, each complete on the host's disk
-before the next test starts: a kernel that dies leaves what was known and which test it was at.
+selection, null for one that is done) and writes N.events there, one JSON object a line, each
+complete on the host's disk before the next test starts: a kernel that dies leaves what was known
+and which test it was at.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def main() -> int:
     selections = json.loads((results / "selections.json").read_text())
     worst = 0
     for number, arguments in enumerate(selections):
+        if arguments is None:
+            continue
         events = results / f"{number}.events"
         descriptor = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         child = os.fork()

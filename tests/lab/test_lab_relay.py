@@ -51,7 +51,7 @@ def relayed(tmp_path: Path, module: str) -> tuple[list[tuple[str, str]], dict[st
         name = nodeid.replace("test_module.py::", "").replace("tests/lab/inner/", "")
         outcomes.append((name, outcome))
         said[name] = text + printed
-    return outcomes, said, done.stdout
+    return outcomes, said, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kernel", NAMES)
@@ -104,3 +104,23 @@ def test_selections_with_one_setting_share_a_boot_and_stay_apart(tmp_path: Path)
     assert "no_such_module" in said["broken@uml"]
     assert "killed by signal 9" in said["dies@uml"]
     assert "sysrq triggered crash" in said["last@uml"]
+
+
+def test_a_kernel_that_is_locked_up_is_booted_once_more(tmp_path: Path) -> None:
+    module = """
+        first = Selection("uml", "tests/lab/inner/check_three.py", "-k", "passes")
+        locked = Selection("uml", "tests/lab/inner/check_lockup.py", patience=10)
+        silent = Selection("uml", "tests/lab/inner/check_three.py", "-k", "skips")
+    """
+    outcomes, said, output = relayed(tmp_path, module)
+    assert outcomes == [
+        ("first@uml::check_three.py::test_passes", "passed"),
+        ("first@uml", "passed"),
+        ("locked@uml::check_lockup.py::test_passes", "passed"),
+        ("locked@uml::check_lockup.py::test_does_not_go_on", "failed"),
+        ("locked@uml", "failed"),
+        ("silent@uml", "failed"),
+    ], output
+    assert "said nothing for 10 s" in said["locked@uml"]
+    assert "uml locked up; it is booted again" in output
+    assert "said nothing for 10 s at a selection before this one" in said["silent@uml"]

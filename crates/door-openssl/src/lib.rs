@@ -29,7 +29,6 @@ mod digest;
 mod error;
 mod family;
 mod ffi;
-mod mac;
 mod names;
 mod profile;
 mod sessions;

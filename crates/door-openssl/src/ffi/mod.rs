@@ -3,8 +3,6 @@
 pub mod core;
 pub mod digest;
 mod entry;
-pub mod host;
-pub mod mac;
 pub mod params;
 pub mod types;
 
