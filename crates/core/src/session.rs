@@ -1133,9 +1133,18 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Bytes that `update` of `length` bytes may give at most.
+    /// Bytes that `update` of `length` bytes gives.
     pub fn room(&self, length: usize) -> usize {
-        self.held.len() + length
+        let block = self.session.spec.algorithm.block;
+        // When unpadding, the last block must wait: it may be the padding.
+        let keeps = self.session.spec.parameters.pkcs7 && self.direction == Direction::Decrypt;
+        let total = self.held.len().saturating_add(length);
+        let whole = total - total % block;
+        if keeps && whole == total {
+            whole.saturating_sub(block)
+        } else {
+            whole
+        }
     }
 
     /// Bytes that `finish` may give at most.
@@ -1150,19 +1159,13 @@ impl Stream {
         }
         if out.len() < self.room(data.len()) {
             return Err(Error::invalid(format!(
-                "an output of {} bytes where {} may be needed",
+                "an output of {} bytes where {} are needed",
                 out.len(),
                 self.room(data.len())
             )));
         }
         let block = self.session.spec.algorithm.block;
-        // When unpadding, the last block must wait: it may be the padding.
-        let keeps = self.session.spec.parameters.pkcs7 && self.direction == Direction::Decrypt;
-        let total = self.held.len() + data.len();
-        let mut whole = total - total % block;
-        if keeps && whole == total && whole > 0 {
-            whole -= block;
-        }
+        let whole = self.room(data.len());
         if whole == 0 {
             self.held.extend_from_slice(&data.to_vec());
             return Ok(0);
