@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from ctypes import byref, c_char, c_ulong
+from ctypes import byref, c_char, c_ubyte, c_ulong
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from raw import (
     KEYS,
+    Ccm,
+    Ctr,
     Failed,
     Gcm,
     GcmMessage,
@@ -444,3 +446,124 @@ def test_a_label_that_the_broker_does_not_take(broker: Broker, keys: Session) ->
     with pytest.raises(Failed, match="CKR_ATTRIBUTE_VALUE_INVALID"):
         keys.generate("CKM_AES_KEY_GEN", CKA_VALUE_LEN=32, CKA_LABEL=b"twice", **TOKEN)
     assert len(keys.find()) == 1
+
+
+# Which algorithm a key has
+
+
+def mechanisms(*kinds: str) -> bytes:
+    return b"".join(number(kind).to_bytes(8, "little") for kind in kinds)
+
+
+def allowed(session: Session, key: int) -> set[int]:
+    value = session.get(key, "CKA_ALLOWED_MECHANISMS")
+    return {int.from_bytes(value[at : at + 8], "little") for at in range(0, len(value), 8)}
+
+
+CRYPTS = {"CKA_ENCRYPT": True, "CKA_DECRYPT": True}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "algorithm", "parameter"),
+    [
+        (["CKM_AES_CBC", "CKM_AES_CBC_PAD"], "cbc(aes)", bytes(16)),
+        (["CKM_AES_CBC_PAD"], "cbc(aes)", bytes(16)),
+        (["CKM_AES_ECB"], "ecb(aes)", None),
+        (["CKM_AES_CTR"], "ctr(aes)", Ctr(128, (c_ubyte * 16)())),
+        (["CKM_AES_CCM"], "ccm(aes)", Ccm(32, bytes(12), 12, None, 0, 16)),
+        (["CKM_AES_GCM"], "gcm(aes)", Gcm(bytes(12), 12, 96, None, 0, 128)),
+    ],
+)
+def test_the_template_chooses_the_algorithm(
+    broker: Broker, keys: Session, kinds: list[str], algorithm: str, parameter: Any
+) -> None:
+    key = keys.generate(
+        "CKM_AES_KEY_GEN", CKA_VALUE_LEN=32, CKA_LABEL=b"chosen",
+        CKA_ALLOWED_MECHANISMS=mechanisms(*kinds), **CRYPTS, **TOKEN,
+    )  # fmt: skip
+    with broker.connect() as connection:
+        assert [one.algorithm for one in connection.keys.list()] == [algorithm]
+    assert {number(kind) for kind in kinds} <= allowed(keys, key)
+    data = bytes(range(32))
+    for kind in kinds:
+        how = mechanism(kind, parameter)
+        sealed = keys.encrypt(how, key, data)
+        assert sealed != data
+        assert keys.decrypt(how, key, sealed) == data
+        if not algorithm.startswith(("gcm", "ccm")):
+            assert keys.encrypt(how, key, data[:10], data[10:]) == sealed
+    other = "CKM_AES_ECB" if algorithm != "ecb(aes)" else "CKM_AES_CMAC"
+    function = "EncryptInit" if algorithm != "ecb(aes)" else "SignInit"
+    assert keys.refused(function, byref(mechanism(other)), key) in (
+        "CKR_MECHANISM_INVALID", "CKR_KEY_TYPE_INCONSISTENT",
+    )  # fmt: skip
+
+
+def test_a_key_that_is_brought_or_unwrapped_chooses_too(broker: Broker, keys: Session) -> None:
+    cbc = mechanism("CKM_AES_CBC", bytes(16))
+    ours = keys.secret("CKK_AES", bytes(range(16)))
+    wanted = keys.encrypt(cbc, ours, bytes(32))
+    said = {"CKA_ALLOWED_MECHANISMS": mechanisms("CKM_AES_CBC", "CKM_AES_CBC_PAD"), **CRYPTS}
+    brought = keys.secret("CKK_AES", bytes(range(16)), CKA_LABEL=b"brought", **said, **TOKEN)
+    assert keys.encrypt(cbc, brought, bytes(32)) == wanted
+    by = keys.secret("CKK_AES", bytes(32), CKA_WRAP=True, CKA_UNWRAP=True)
+    how = mechanism("CKM_AES_KEY_WRAP_KWP")
+    wrapped = keys.wrap(how, by, ours)
+    aes = {"CKA_CLASS": number("CKO_SECRET_KEY"), "CKA_KEY_TYPE": number("CKK_AES")}
+    unwrapped = keys.unwrap(how, by, wrapped, **aes, CKA_LABEL=b"unwrapped", **said, **TOKEN)
+    assert keys.encrypt(cbc, unwrapped, bytes(32)) == wanted
+    assert keys.flag(unwrapped, "CKA_SENSITIVE")
+    mac = keys.generate(
+        "CKM_GENERIC_SECRET_KEY_GEN", CKA_VALUE_LEN=48, CKA_SIGN=True, CKA_VERIFY=True,
+        CKA_ALLOWED_MECHANISMS=mechanisms("CKM_SHA384_HMAC"), **TOKEN,
+    )  # fmt: skip
+    assert len(keys.sign(mechanism("CKM_SHA384_HMAC"), mac, DATA)) == 48
+    cmac = keys.generate(
+        "CKM_AES_KEY_GEN", CKA_VALUE_LEN=16, CKA_SIGN=True, CKA_VERIFY=True,
+        CKA_ALLOWED_MECHANISMS=mechanisms("CKM_AES_CMAC"), **TOKEN,
+    )  # fmt: skip
+    signature = keys.sign(mechanism("CKM_AES_CMAC"), cmac, DATA)
+    keys.verify(mechanism("CKM_AES_CMAC"), cmac, signature, DATA)
+    with broker.connect() as connection:
+        made = {key.algorithm for key in connection.keys.list()}
+    assert made == {"cbc(aes)", "hmac(sha384)", "cmac(aes)"}
+
+
+def test_lists_that_no_key_has(broker: Broker, keys: Session) -> None:
+    def refused(**said: Any) -> str:
+        with pytest.raises(Failed) as failed:
+            keys.generate("CKM_AES_KEY_GEN", CKA_VALUE_LEN=32, **said, **CRYPTS, **TOKEN)
+        return failed.value.name
+
+    for kinds, answer in (
+        (["CKM_AES_CBC", "CKM_AES_GCM"], "CKR_TEMPLATE_INCONSISTENT"),
+        (["CKM_SHA256_HMAC"], "CKR_ATTRIBUTE_VALUE_INVALID"),
+        (["CKM_AES_KEY_GEN"], "CKR_ATTRIBUTE_VALUE_INVALID"),
+        # Wrapping keys of the broker work within it.
+        (["CKM_AES_KEY_WRAP"], "CKR_ATTRIBUTE_VALUE_INVALID"),
+    ):
+        assert refused(CKA_ALLOWED_MECHANISMS=mechanisms(*kinds)) == answer, kinds
+    with pytest.raises(Failed, match="CKR_ATTRIBUTE_VALUE_INVALID"):
+        keys.pair(
+            "CKM_RSA_PKCS_KEY_PAIR_GEN", {"CKA_MODULUS_BITS": 2048, **TOKEN},
+            {"CKA_ALLOWED_MECHANISMS": mechanisms("CKM_RSA_PKCS_PSS"), "CKA_SIGN": True, **TOKEN},
+        )  # fmt: skip
+    assert keys.find() == []
+
+
+def test_raw_rsa_is_asked_for(broker: Broker, keys: Session) -> None:
+    raw, block = mechanism("CKM_RSA_X_509"), b"\0" + b"1" * 255
+    for listed in (False, True):
+        said = {"CKA_ALLOWED_MECHANISMS": mechanisms("CKM_RSA_X_509")} if listed else {}
+        public, private = keys.pair(
+            "CKM_RSA_PKCS_KEY_PAIR_GEN", {"CKA_MODULUS_BITS": 2048, **TOKEN},
+            {"CKA_SIGN": True, "CKA_DECRYPT": True, **said, **TOKEN},
+        )  # fmt: skip
+        assert (number("CKM_RSA_X_509") in allowed(keys, private)) == listed
+        if listed:
+            keys.verify(raw, public, keys.sign(raw, private, block), block)
+            assert keys.decrypt(raw, private, keys.encrypt(raw, public, block)) == block
+        else:
+            assert keys.refused("SignInit", byref(raw), private) == "CKR_MECHANISM_INVALID"
+            assert keys.refused("DecryptInit", byref(raw), private) == "CKR_MECHANISM_INVALID"
+        keys.sign(mechanism("CKM_SHA256_RSA_PKCS"), private, DATA)

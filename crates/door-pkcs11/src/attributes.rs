@@ -9,11 +9,12 @@ use zeroize::Zeroizing;
 #[derive(Clone, Debug, Default)]
 pub struct Attributes(BTreeMap<CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>>);
 
-/// How a value is laid out.
+/// How a value is laid out. Of templates within templates there are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Flag,
     Number,
+    Numbers,
     Bytes,
 }
 
@@ -54,6 +55,7 @@ fn shape(kind: CK_ATTRIBUTE_TYPE) -> Shape {
         | CKA_PROFILE_ID
         | CKA_JAVA_MIDP_SECURITY_DOMAIN
         | CKA_NAME_HASH_ALGORITHM => Shape::Number,
+        CKA_ALLOWED_MECHANISMS => Shape::Numbers,
         _ => Shape::Bytes,
     }
 }
@@ -68,9 +70,10 @@ impl Attributes {
             let right = match shape(kind) {
                 Shape::Flag => value.len() == 1,
                 Shape::Number => value.len() == NUMBER,
+                Shape::Numbers => value.len() % NUMBER == 0,
                 Shape::Bytes => true,
             };
-            if kind & CKF_ARRAY_ATTRIBUTE != 0 {
+            if kind & CKF_ARRAY_ATTRIBUTE != 0 && kind != CKA_ALLOWED_MECHANISMS {
                 return Err(Rv(CKR_ATTRIBUTE_TYPE_INVALID));
             }
             if !right {
@@ -97,6 +100,13 @@ impl Attributes {
     pub fn number(&self, kind: CK_ATTRIBUTE_TYPE) -> Option<CK_ULONG> {
         let bytes: [u8; NUMBER] = self.bytes(kind)?.try_into().ok()?;
         Some(CK_ULONG::from_ne_bytes(bytes))
+    }
+
+    /// Numbers; none where nothing is said.
+    pub fn numbers(&self, kind: CK_ATTRIBUTE_TYPE) -> Vec<CK_ULONG> {
+        let all = self.bytes(kind).unwrap_or_default().chunks_exact(NUMBER);
+        all.filter_map(|one| one.try_into().ok().map(CK_ULONG::from_ne_bytes))
+            .collect()
     }
 
     /// A flag, if it is said.

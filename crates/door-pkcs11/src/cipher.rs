@@ -135,7 +135,6 @@ pub fn prepare(key: &Arc<Object>, mechanism: &Mechanism, direction: Direction) -
             (key.serve(algorithm, how)?, iv, Mode::Cipher(None))
         }
         (Does::Aead, Some(algorithm)) => {
-            let algorithm = symmetric(key, algorithm)?;
             let Parameter::Aead {
                 nonce,
                 aad,
@@ -193,6 +192,7 @@ pub fn aead(key: &Object, algorithm: &'static Algorithm, tag: usize) -> Result<S
     if tag != algorithm.tag && !algorithm.tag_sizes.contains(&tag) {
         return Err(Rv(CKR_MECHANISM_PARAM_INVALID));
     }
+    let algorithm = symmetric(key, algorithm)?;
     let how = How {
         tag_size: (tag != algorithm.tag).then_some(tag),
         ..How::default()
@@ -216,13 +216,14 @@ pub fn begin(
         Direction::Encrypt => CKF_ENCRYPT,
         Direction::Decrypt => CKF_DECRYPT,
     };
-    if mechanism::find(mechanism.kind)?.flags & flag == 0 {
+    if mechanism::flags(mechanism.kind)? & flag == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
-    key.may(match direction {
+    let usage = match direction {
         Direction::Encrypt => CKA_ENCRYPT,
         Direction::Decrypt => CKA_DECRYPT,
-    })?;
+    };
+    key.may(usage, mechanism.kind)?;
     *place(session, direction) = Some(prepare(&key, mechanism, direction)?);
     Ok(())
 }

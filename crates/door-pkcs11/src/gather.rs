@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 /// Bytes of one.
-const MOST: usize = 256 << 20;
+pub const MOST: usize = 256 << 20;
 
 /// What came so far. It is wiped wherever it was: a vector that grew by itself would leave copies behind.
 #[derive(Default)]

@@ -13,11 +13,11 @@ use crate::slot;
 use cryptofd_core::engines::software;
 use cryptofd_core::pair;
 use cryptofd_core::secret::Secret;
-use cryptofd_core::table;
+use cryptofd_core::table::{self, Kind};
 use cryptoki_sys::*;
 
-/// Keys are kept by the broker, and only in its slot.
-fn token(session: &Session, attributes: &Attributes) -> Result<bool> {
+/// Whether an object stays. Keys are kept by the broker, and only in its slot.
+pub fn token(session: &Session, attributes: &Attributes) -> Result<bool> {
     let token = attributes.flag(CKA_TOKEN);
     if token && session.slot != slot::KEYS {
         return Err(Rv(CKR_TOKEN_WRITE_PROTECTED));
@@ -38,6 +38,7 @@ pub fn create(
         .number(CKA_CLASS)
         .ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
     let token = token(session, &attributes)?;
+    object::untrusted(&attributes)?;
     match class {
         CKO_DATA => {
             for kind in [CKA_APPLICATION, CKA_LABEL, CKA_VALUE, CKA_OBJECT_ID] {
@@ -79,8 +80,30 @@ pub fn create(
     Ok(state.keep_in(session, attributes, Material::None))
 }
 
-/// The broker's name of the algorithm of a secret key. One key of the broker's serves one algorithm.
+/// The broker's name of the algorithm of a secret key. One key of the broker's serves one algorithm: that of the
+/// mechanisms which the template allows, or the usual one of the key's type.
 fn secret_algorithm(attributes: &Attributes) -> Result<&'static str> {
+    let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
+    if let Some(first) = allowed.first() {
+        let wrong = Rv(CKR_ATTRIBUTE_VALUE_INVALID);
+        let algorithm = mechanism::find(*first).map_err(|_| wrong)?.algorithm;
+        let algorithm = algorithm.ok_or(wrong)?;
+        let one = mechanism::of(algorithm);
+        if !allowed.iter().all(|kind| one.contains(kind)) {
+            return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
+        }
+        // What wraps does so within the broker, which gives and takes no bytes of keys.
+        let keyed = matches!(
+            algorithm.kind,
+            Kind::Cipher | Kind::Aead | Kind::Mac | Kind::Kdf
+        );
+        let (own, said) = (keys::key_type(algorithm), attributes.key_type());
+        return if keyed && own.is_some() && own == said {
+            Ok(algorithm.name)
+        } else {
+            Err(wrong)
+        };
+    }
     match attributes.key_type() {
         Some(CKK_AES) => Ok("gcm(aes)"),
         Some(CKK_CHACHA20) => Ok("rfc7539(chacha20,poly1305)"),
@@ -94,7 +117,11 @@ fn secret_algorithm(attributes: &Attributes) -> Result<&'static str> {
 }
 
 /// Gives a key that was brought to the broker.
-fn give(state: &State, attributes: &Attributes, material: &Material) -> Result<CK_OBJECT_HANDLE> {
+pub fn give(
+    state: &State,
+    attributes: &Attributes,
+    material: &Material,
+) -> Result<CK_OBJECT_HANDLE> {
     let (algorithm, bytes) = match material {
         Material::Secret(key) => (secret_algorithm(attributes)?, key),
         Material::Pair(key) => (pair_algorithm(attributes)?, key),
@@ -112,6 +139,12 @@ fn give(state: &State, attributes: &Attributes, material: &Material) -> Result<C
 
 /// An EC key that derives is another algorithm than one that signs.
 fn pair_algorithm(attributes: &Attributes) -> Result<&'static str> {
+    // The broker holds a pair to its usages and not to a list, except that raw RSA must be asked for; it does whatever
+    // the others do.
+    let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
+    if !allowed.is_empty() && !allowed.contains(&CKM_RSA_X_509) {
+        return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+    }
     let agrees = attributes.flag(CKA_DERIVE) && !attributes.flag(CKA_SIGN);
     if agrees {
         return Ok(der::algorithm(attributes, true)?.name);
@@ -182,10 +215,10 @@ pub fn change(
 ) -> Result<()> {
     let object = state.object(session.slot, handle)?;
     let mut attributes = object.attributes.write().unwrap_or_else(|e| e.into_inner());
-    // What is so already may be said again: NSS sets the CKA_ID that we compute as it does.
+    // NSS sets the CKA_ID that we compute as it does: said again.
     if changes
         .iter()
-        .all(|(kind, value)| attributes.bytes(kind) == Some(value))
+        .all(|(kind, value)| kind == CKA_ID && attributes.bytes(kind) == Some(value))
     {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use crate::attributes::Attributes;
 use crate::der;
 use crate::digest;
+use crate::mechanism;
 use crate::module::{State, lock};
 use crate::object::{How, Material, Object};
 use crate::rv::{Result, Rv, invalid_is};
@@ -125,8 +126,12 @@ fn usages(
         }
     }
     // C_Encrypt brings its IV.
-    if algorithm.kind == Kind::Aead && usage.len() == 2 {
+    if matches!(algorithm.kind, Kind::Aead | Kind::Cipher) && usage.len() == 2 {
         usage.push("caller-iv");
+    }
+    let raw = attributes.numbers(CKA_ALLOWED_MECHANISMS);
+    if raw.contains(&CKM_RSA_X_509) {
+        usage.push("raw");
     }
     usage
 }
@@ -333,7 +338,8 @@ fn list() -> std::result::Result<Vec<Value>, Error> {
     }
 }
 
-fn key_type(algorithm: &Algorithm) -> Option<CK_KEY_TYPE> {
+/// The type of keys of an algorithm.
+pub fn key_type(algorithm: &Algorithm) -> Option<CK_KEY_TYPE> {
     if let Some(own) = &algorithm.key_type {
         return Some(own.id as CK_KEY_TYPE);
     }
@@ -435,6 +441,12 @@ fn seen(key: &Value) -> Result<Vec<Arc<Object>>> {
     } else {
         own.set(CKA_ID, text("id").as_bytes());
     }
+    let mechanisms = mechanism::of(algorithm).into_iter();
+    let allowed: Vec<u8> = mechanisms
+        .filter(|kind| *kind != CKM_RSA_X_509 || has("raw"))
+        .flat_map(CK_MECHANISM_TYPE::to_ne_bytes)
+        .collect();
+    own.set(CKA_ALLOWED_MECHANISMS, &allowed);
     let class = if pair {
         CKO_PRIVATE_KEY
     } else {

@@ -1,6 +1,12 @@
 //! Which mechanisms there are: the table of algorithms, seen through PKCS#11.
 
 use crate::rv::{Result, Rv};
+use cryptofd_core::engine::Key;
+use cryptofd_core::error::Error;
+use cryptofd_core::pair::Options;
+use cryptofd_core::secret::Secret;
+use cryptofd_core::session::{Request, Session};
+use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::table::{self, Algorithm, Kind};
 use cryptoki_sys::*;
 use std::collections::BTreeMap;
@@ -90,6 +96,52 @@ pub fn all() -> &'static BTreeMap<CK_MECHANISM_TYPE, Known> {
 /// The mechanism with this number.
 pub fn find(kind: CK_MECHANISM_TYPE) -> Result<&'static Known> {
     all().get(&kind).ok_or(Rv(CKR_MECHANISM_INVALID))
+}
+
+/// Encrypts a message to the key of the table's own tests, and decrypts it.
+fn rsa_decrypts(scheme: &'static str) -> bool {
+    let attempt = || -> std::result::Result<(), Error> {
+        let algorithm = table::find("rsa")?;
+        let test = algorithm.tests.iter().find(|test| !test.key.is_empty());
+        let key = test.ok_or_else(|| Error::unsupported("the table has no key of RSA"))?;
+        let session = Session::open(Request {
+            algorithm: algorithm.name.into(),
+            key: Key::Bytes(Secret::new(key.key)),
+            ..Request::default()
+        })?;
+        let options = Options {
+            scheme: Some(scheme),
+            ..Options::default()
+        };
+        let sealed = session.pair_encrypt(Input::from(scheme.as_bytes()), &options)?;
+        session.pair_decrypt(Input::from(&sealed), &options)?;
+        Ok(())
+    };
+    attempt().is_ok()
+}
+
+/// What a mechanism does on this host: no engine may be there that decrypts PKCS#1 v1.5 safely.
+pub fn flags(kind: CK_MECHANISM_TYPE) -> Result<CK_FLAGS> {
+    static PKCS1: OnceLock<bool> = OnceLock::new();
+    let flags = find(kind)?.flags;
+    if kind == CKM_RSA_PKCS && !*PKCS1.get_or_init(|| rsa_decrypts("pkcs1")) {
+        return Ok(flags & !(CKF_DECRYPT | CKF_UNWRAP));
+    }
+    Ok(flags)
+}
+
+/// The mechanisms that a key of this algorithm serves.
+pub fn of(algorithm: &Algorithm) -> Vec<CK_MECHANISM_TYPE> {
+    let pair = algorithm.kind == Kind::Pair;
+    let own = algorithm.pkcs11.iter().chain(algorithm.mechanisms);
+    let own: Vec<_> = own.map(|one| one.id as CK_MECHANISM_TYPE).collect();
+    let serves = |kind: &CK_MECHANISM_TYPE, known: &Known| {
+        let same = known.algorithm.is_some_and(|a| a.name == algorithm.name);
+        let generates = matches!(known.does, Does::GeneratePair { .. });
+        !generates && (same || pair && own.contains(kind))
+    };
+    let all = all().iter().filter(|(kind, known)| serves(kind, known));
+    all.map(|(kind, _)| *kind).collect()
 }
 
 /// The hash that a mechanism number names.

@@ -2,7 +2,7 @@
 
 use crate::cipher;
 use crate::ffi::{Generator, Out, Record};
-use crate::gather::Gathered;
+use crate::gather::{self, Gathered};
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::Object;
@@ -69,10 +69,11 @@ pub fn begin(
         return Err(Rv(CKR_MECHANISM_INVALID));
     };
     let key = state.key(session.slot, key)?;
-    key.may(match direction {
+    let usage = match direction {
         Direction::Encrypt => CKA_ENCRYPT,
         Direction::Decrypt => CKA_DECRYPT,
-    })?;
+    };
+    key.may(usage, mechanism.kind)?;
     // That it is a key of this algorithm.
     cipher::aead(&key, algorithm, algorithm.tag)?;
     *session.messages.place(direction) = Some(Messaging {
@@ -182,6 +183,9 @@ impl Messaging {
         let tag = record.tag_size();
         let served = cipher::aead(&self.key, self.algorithm, tag)?;
         let length = data.len();
+        if length > gather::MOST {
+            return Err(Rv(CKR_DATA_LEN_RANGE));
+        }
         match direction {
             Direction::Encrypt => {
                 match record.generator()? {

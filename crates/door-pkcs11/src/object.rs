@@ -106,14 +106,18 @@ impl Object {
         }
     }
 
-    /// That the key may be used so.
-    pub fn may(&self, usage: CK_ATTRIBUTE_TYPE) -> Result<()> {
+    /// That the key may be used so, by this mechanism.
+    pub fn may(&self, usage: CK_ATTRIBUTE_TYPE, mechanism: CK_MECHANISM_TYPE) -> Result<()> {
         self.key_type()?;
-        if self.flag(usage) {
-            Ok(())
-        } else {
-            Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED))
+        let attributes = self.read();
+        if !attributes.flag(usage) {
+            return Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED));
         }
+        let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
+        if !allowed.is_empty() && !allowed.contains(&mechanism) {
+            return Err(Rv(CKR_MECHANISM_INVALID));
+        }
+        Ok(())
     }
 
     /// Whether anybody may see the key itself.
@@ -243,6 +247,14 @@ pub fn stored(attributes: &mut Attributes) {
     }
 }
 
+/// That nobody says of an object that it is trusted: an administrator's word, which nobody gives here.
+pub fn untrusted(attributes: &Attributes) -> Result<()> {
+    if attributes.flag(CKA_TRUSTED) {
+        return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
+    }
+    Ok(())
+}
+
 /// Fills in what a template of a key did not say, and what nobody may say.
 pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
     for kind in [
@@ -255,9 +267,14 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
             return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
         }
     }
-    // An administrator's word, which nobody gives here.
-    if attributes.flag(CKA_TRUSTED) {
-        return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));
+    untrusted(attributes)?;
+    // Nobody logs in for one use of a key.
+    if attributes.flag(CKA_ALWAYS_AUTHENTICATE) {
+        return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
+    }
+    let kem = attributes.key_type() == Some(CKK_ML_KEM);
+    if !kem && (attributes.flag(CKA_ENCAPSULATE) || attributes.flag(CKA_DECAPSULATE)) {
+        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
     }
     let class = attributes.class();
     let private = matches!(class, CKO_SECRET_KEY | CKO_PRIVATE_KEY);
@@ -290,7 +307,6 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
         attributes.default_flag(kind, can(class, key, kind));
     }
     // A key of a KEM does nothing else.
-    let kem = key == Some(CKK_ML_KEM);
     if class == CKO_PUBLIC_KEY {
         attributes.default_flag(CKA_ENCAPSULATE, kem);
         attributes.default_flag(CKA_VERIFY_RECOVER, false);
@@ -437,7 +453,7 @@ pub fn check_change(old: &Attributes, changes: &Attributes, copying: bool) -> Re
             CKA_SENSITIVE | CKA_WRAP_WITH_TRUSTED => on || !old.flag(kind),
             CKA_EXTRACTABLE | CKA_COPYABLE | CKA_DESTROYABLE => !on || old.flag(kind),
             CKA_TOKEN | CKA_PRIVATE | CKA_MODIFIABLE => copying || old.flag(kind) == on,
-            _ => old.bytes(kind) == Some(value),
+            _ => copying && old.bytes(kind) == Some(value),
         };
         if !fine {
             return Err(Rv(CKR_ATTRIBUTE_READ_ONLY));

@@ -94,14 +94,15 @@ pub fn begin(
         return Err(Rv(CKR_OPERATION_ACTIVE));
     }
     let key = state.key(session.slot, key)?;
-    if mechanism::find(mechanism.kind)?.flags & CKF_SIGN == 0 {
+    if mechanism::flags(mechanism.kind)? & CKF_SIGN == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
     let signing = prepare(&key, side, mechanism)?;
-    key.may(match side {
+    let usage = match side {
         Side::Sign => CKA_SIGN,
         Side::Verify => CKA_VERIFY,
-    })?;
+    };
+    key.may(usage, mechanism.kind)?;
     *place(session, side) = Some(signing);
     Ok(())
 }
@@ -198,14 +199,14 @@ fn prepare(key: &Object, side: Side, mechanism: &Mechanism) -> Result<Signing> {
                     salt = Some(bytes.map_err(|_| Rv(CKR_MECHANISM_PARAM_INVALID))?);
                 }
                 (_, Some("pss")) => return Err(Rv(CKR_MECHANISM_PARAM_INVALID)),
-                // Ed25519 as it is; its variants with a context are other signatures.
+                // ML-DSA's context is none. Ed25519 has no parameter: with one it is another signature.
                 (
                     Parameter::Signing {
                         prehashed: false,
                         context,
                     },
                     None,
-                ) if context.is_empty() => {}
+                ) if context.is_empty() && kind == CKK_ML_DSA => {}
                 (Parameter::None, _) => {}
                 _ => return Err(Rv(CKR_MECHANISM_PARAM_INVALID)),
             }

@@ -38,9 +38,10 @@ pub fn description(slot: CK_SLOT_ID) -> &'static str {
 
 /// What a token can. Who connects is whom the broker sees: there is no PIN to ask for.
 pub fn flags(slot: CK_SLOT_ID) -> CK_FLAGS {
-    let both = CKF_RNG | CKF_TOKEN_INITIALIZED | CKF_USER_PIN_INITIALIZED;
+    let both = CKF_RNG | CKF_TOKEN_INITIALIZED;
     match slot {
-        KEYS => both | CKF_PROTECTED_AUTHENTICATION_PATH,
-        _ => both,
+        KEYS => both | CKF_USER_PIN_INITIALIZED | CKF_PROTECTED_AUTHENTICATION_PATH,
+        // Nothing stays there, as on NSS's own slot of this kind.
+        _ => both | CKF_WRITE_PROTECTED,
     }
 }

@@ -173,11 +173,14 @@ pub fn keys(
                 for kind in [CKA_SIGN, CKA_VERIFY, CKA_DERIVE] {
                     own.set_flag(kind, true);
                 }
-                for kind in [CKA_SENSITIVE, CKA_EXTRACTABLE] {
-                    if let Some(said) = attributes.said(kind) {
-                        own.set_flag(kind, said);
-                    }
+            }
+            // They are as secret as the key that they come from.
+            for kind in [CKA_SENSITIVE, CKA_EXTRACTABLE] {
+                let secret = base.flag(kind);
+                if attributes.said(kind).is_some_and(|said| said != secret) {
+                    return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
                 }
+                own.set_flag(kind, secret);
             }
             let mut implied = Attributes::default();
             implied.set_number(CKA_CLASS, CKO_SECRET_KEY);

@@ -5,6 +5,7 @@ use crate::cipher;
 use crate::der;
 use crate::digest;
 use crate::ffi::Out;
+use crate::generate;
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::{self, How, Material, Object, Origin};
@@ -34,10 +35,10 @@ pub fn wrap(
         .object(session.slot, by)
         .map_err(|_| Rv(CKR_WRAPPING_KEY_HANDLE_INVALID))?;
     let key = state.key(session.slot, key)?;
-    if mechanism::find(mechanism.kind)?.flags & CKF_WRAP == 0 {
+    if mechanism::flags(mechanism.kind)? & CKF_WRAP == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
-    by.may(CKA_WRAP)?;
+    by.may(CKA_WRAP, mechanism.kind)?;
     if !key.flag(CKA_EXTRACTABLE) {
         return Err(Rv(CKR_KEY_UNEXTRACTABLE));
     }
@@ -79,10 +80,10 @@ pub fn unwrap(
     let by = state
         .object(session.slot, by)
         .map_err(|_| Rv(CKR_UNWRAPPING_KEY_HANDLE_INVALID))?;
-    if mechanism::find(mechanism.kind)?.flags & CKF_UNWRAP == 0 {
+    if mechanism::flags(mechanism.kind)? & CKF_UNWRAP == 0 {
         return Err(Rv(CKR_MECHANISM_INVALID));
     }
-    by.may(CKA_UNWRAP)?;
+    by.may(CKA_UNWRAP, mechanism.kind)?;
     let class = attributes
         .number(CKA_CLASS)
         .ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
@@ -90,9 +91,7 @@ pub fn unwrap(
     if attributes.has(CKA_VALUE) || !matches!(class, CKO_SECRET_KEY | CKO_PRIVATE_KEY) {
         return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
     }
-    if attributes.flag(CKA_TOKEN) {
-        return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
-    }
+    let token = generate::token(session, &attributes)?;
     object::complete(&mut attributes, Origin::Unwrapped)?;
     let crypting = cipher::prepare(&by, mechanism, Direction::Decrypt)?;
     let key = crypting
@@ -119,6 +118,9 @@ pub fn unwrap(
         attributes.agree(&implied)?;
         object::pair_of(&mut attributes, &key).map_err(wrong)?
     };
+    if token {
+        return generate::give(state, &attributes, &material);
+    }
     Ok(state.keep_in(session, attributes, material))
 }
 
@@ -141,7 +143,7 @@ pub fn derive(
     };
     // Data has no usages.
     if base.class() != CKO_DATA {
-        base.may(CKA_DERIVE)?;
+        base.may(CKA_DERIVE, mechanism.kind)?;
     }
     if attributes.flag(CKA_TOKEN) {
         return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
@@ -171,6 +173,10 @@ pub fn derive(
     };
     let bytes = match known.does {
         Does::Agree => agree(&base, mechanism, length)?,
+        // A key of another type has a length of its own.
+        Does::Hkdf { .. } if length.is_none() && !matches!(kind, CKK_GENERIC_SECRET | CKK_HKDF) => {
+            return Err(Rv(CKR_TEMPLATE_INCOMPLETE));
+        }
         Does::Hkdf { .. } => hkdf(state, session, &base, mechanism, length)?,
         _ => return Err(Rv(CKR_MECHANISM_INVALID)),
     };
@@ -201,7 +207,7 @@ fn kem(
     if key.key_type()? != CKK_ML_KEM {
         return Err(Rv(CKR_KEY_TYPE_INCONSISTENT));
     }
-    key.may(usage)?;
+    key.may(usage, mechanism.kind)?;
     let attributes = key.attributes.read().unwrap_or_else(|e| e.into_inner());
     let algorithm = der::algorithm(&attributes, false)?;
     drop(attributes);
@@ -402,6 +408,8 @@ fn hkdf(
         session::Session::open(request).map_err(invalid_is(CKR_MECHANISM_PARAM_INVALID))
     };
     let size = table::find(hash)?.digest;
+    // As many bytes as the hash has, where nobody says how many.
+    let length = length.unwrap_or(size);
     let with = Derivation {
         salt,
         info,
@@ -409,7 +417,6 @@ fn hkdf(
     };
     match (*extract, *expand) {
         (true, true) => {
-            let length = length.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
             if length == 0 || length > 255 * size {
                 return Err(Rv(CKR_KEY_SIZE_RANGE));
             }
@@ -419,7 +426,7 @@ fn hkdf(
             })?)
         }
         (true, false) => {
-            if length.is_some_and(|length| length != size) {
+            if length != size {
                 return Err(Rv(CKR_TEMPLATE_INCONSISTENT));
             }
             // No salt is as many zeroes as the hash has bytes.
@@ -436,7 +443,6 @@ fn hkdf(
             })?)
         }
         (false, true) => {
-            let length = length.ok_or(Rv(CKR_TEMPLATE_INCOMPLETE))?;
             if length == 0 || length > 255 * size {
                 return Err(Rv(CKR_KEY_SIZE_RANGE));
             }

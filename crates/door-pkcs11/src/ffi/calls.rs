@@ -2,7 +2,7 @@
 
 #![allow(non_snake_case)]
 
-use super::{Out, Record, bytes, input, mechanism, template, watch_forks};
+use super::{Out, Record, bytes, input, mechanism, messages, template, watch_forks};
 use crate::attributes::Attributes;
 use crate::call::guarded;
 use crate::mechanism as mechanisms;
@@ -31,6 +31,21 @@ fn on(handle: Handle, f: impl FnOnce(&State, &mut Session) -> Result<()>) -> CK_
         let session = state.session(handle)?;
         let mut session = lock(&session);
         f(&state, &mut session)
+    })
+}
+
+/// A step of what was begun, which ends when the step fails; unless room was missing, or it was no step of it.
+fn step(
+    handle: Handle,
+    cancel: impl FnOnce(&mut Session),
+    f: impl FnOnce(&mut Session) -> Result<()>,
+) -> CK_RV {
+    on(handle, |_, session| {
+        let done = f(session);
+        if done.is_err_and(|rv| !matches!(rv.0, CKR_BUFFER_TOO_SMALL | CKR_OPERATION_ACTIVE)) {
+            cancel(session);
+        }
+        done
     })
 }
 
@@ -236,11 +251,11 @@ pub unsafe extern "C" fn C_GetMechanismInfo(
     guarded(|| {
         module::state()?;
         slot::check(id)?;
-        let known = mechanisms::find(kind)?;
+        let (known, flags) = (mechanisms::find(kind)?, mechanisms::flags(kind)?);
         let told = CK_MECHANISM_INFO {
             ulMinKeySize: known.sizes.0,
             ulMaxKeySize: known.sizes.1,
-            flags: known.flags,
+            flags,
         };
         // SAFETY: null or writable, by PKCS#11.
         unsafe { put(info, told) }
@@ -550,11 +565,16 @@ pub unsafe extern "C" fn C_Digest(
     result: *mut CK_BYTE,
     result_length: *mut CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        digest::whole(session, data, &mut out)
-    })
+    step(
+        handle,
+        |session| session.digest = None,
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let (data, mut out) =
+                unsafe { (input(data, length)?, Out::new(result, result_length)?) };
+            digest::whole(session, data, &mut out)
+        },
+    )
 }
 
 /// # Safety
@@ -564,11 +584,15 @@ pub unsafe extern "C" fn C_DigestUpdate(
     data: *mut CK_BYTE,
     length: CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let data = unsafe { input(data, length)? };
-        digest::update(session, data)
-    })
+    step(
+        handle,
+        |session| session.digest = None,
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let data = unsafe { input(data, length)? };
+            digest::update(session, data)
+        },
+    )
 }
 
 /// # Safety
@@ -584,11 +608,15 @@ pub unsafe extern "C" fn C_DigestFinal(
     result: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let mut out = unsafe { Out::new(result, length)? };
-        digest::finish(session, &mut out)
-    })
+    step(
+        handle,
+        |session| session.digest = None,
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let mut out = unsafe { Out::new(result, length)? };
+            digest::finish(session, &mut out)
+        },
+    )
 }
 
 /// # Safety
@@ -600,11 +628,16 @@ pub unsafe extern "C" fn C_Sign(
     result: *mut CK_BYTE,
     result_length: *mut CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, mut out) = unsafe { (input(data, length)?, Out::new(result, result_length)?) };
-        signature::sign(session, data, &mut out)
-    })
+    step(
+        handle,
+        |session| signature::cancel(session, Side::Sign),
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let (data, mut out) =
+                unsafe { (input(data, length)?, Out::new(result, result_length)?) };
+            signature::sign(session, data, &mut out)
+        },
+    )
 }
 
 /// # Safety
@@ -614,11 +647,15 @@ pub unsafe extern "C" fn C_SignFinal(
     result: *mut CK_BYTE,
     length: *mut CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let mut out = unsafe { Out::new(result, length)? };
-        signature::sign_finish(session, &mut out)
-    })
+    step(
+        handle,
+        |session| signature::cancel(session, Side::Sign),
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let mut out = unsafe { Out::new(result, length)? };
+            signature::sign_finish(session, &mut out)
+        },
+    )
 }
 
 /// # Safety
@@ -630,12 +667,16 @@ pub unsafe extern "C" fn C_Verify(
     signature: *mut CK_BYTE,
     signature_length: CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let (data, signature) =
-            unsafe { (input(data, length)?, bytes(signature, signature_length)?) };
-        signature::verify(session, data, &signature)
-    })
+    step(
+        handle,
+        |session| signature::cancel(session, Side::Verify),
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let (data, signature) =
+                unsafe { (input(data, length)?, bytes(signature, signature_length)?) };
+            signature::verify(session, data, &signature)
+        },
+    )
 }
 
 /// # Safety
@@ -645,11 +686,15 @@ pub unsafe extern "C" fn C_VerifyFinal(
     signature: *mut CK_BYTE,
     length: CK_ULONG,
 ) -> CK_RV {
-    on(handle, |_, session| {
-        // SAFETY: as PKCS#11 says.
-        let signature = unsafe { bytes(signature, length)? };
-        signature::verify_finish(session, &signature)
-    })
+    step(
+        handle,
+        |session| signature::cancel(session, Side::Verify),
+        |session| {
+            // SAFETY: as PKCS#11 says.
+            let signature = unsafe { bytes(signature, length)? };
+            signature::verify_finish(session, &signature)
+        },
+    )
 }
 
 /// # Safety
@@ -979,13 +1024,17 @@ macro_rules! crypting {
             result: *mut CK_BYTE,
             result_length: *mut CK_ULONG,
         ) -> CK_RV {
-            on(handle, |_, session| {
-                // SAFETY: as PKCS#11 says.
-                let data = unsafe { input(data, length)? };
-                // SAFETY: as above.
-                let mut out = unsafe { Out::new(result, result_length)? };
-                cipher::whole(session, $direction, data, &mut out)
-            })
+            step(
+                handle,
+                |session| cipher::cancel(session, $direction),
+                |session| {
+                    // SAFETY: as PKCS#11 says.
+                    let data = unsafe { input(data, length)? };
+                    // SAFETY: as above.
+                    let mut out = unsafe { Out::new(result, result_length)? };
+                    cipher::whole(session, $direction, data, &mut out)
+                },
+            )
         }
 
         /// # Safety
@@ -997,13 +1046,17 @@ macro_rules! crypting {
             result: *mut CK_BYTE,
             result_length: *mut CK_ULONG,
         ) -> CK_RV {
-            on(handle, |_, session| {
-                // SAFETY: as PKCS#11 says.
-                let data = unsafe { input(data, length)? };
-                // SAFETY: as above.
-                let mut out = unsafe { Out::new(result, result_length)? };
-                cipher::update(session, $direction, data, &mut out)
-            })
+            step(
+                handle,
+                |session| cipher::cancel(session, $direction),
+                |session| {
+                    // SAFETY: as PKCS#11 says.
+                    let data = unsafe { input(data, length)? };
+                    // SAFETY: as above.
+                    let mut out = unsafe { Out::new(result, result_length)? };
+                    cipher::update(session, $direction, data, &mut out)
+                },
+            )
         }
 
         /// # Safety
@@ -1013,11 +1066,15 @@ macro_rules! crypting {
             result: *mut CK_BYTE,
             length: *mut CK_ULONG,
         ) -> CK_RV {
-            on(handle, |_, session| {
-                // SAFETY: as PKCS#11 says.
-                let mut out = unsafe { Out::new(result, length)? };
-                cipher::finish(session, $direction, &mut out)
-            })
+            step(
+                handle,
+                |session| cipher::cancel(session, $direction),
+                |session| {
+                    // SAFETY: as PKCS#11 says.
+                    let mut out = unsafe { Out::new(result, length)? };
+                    cipher::finish(session, $direction, &mut out)
+                },
+            )
         }
 
         /// # Safety
@@ -1032,12 +1089,8 @@ macro_rules! crypting {
                     let _ = message::end(session, $direction);
                     return Ok(());
                 }
-                // SAFETY: as PKCS#11 says. The parameter is each message's.
-                let kind = unsafe { by.read_unaligned() }.mechanism;
-                let mechanism = crate::parameter::Mechanism {
-                    kind,
-                    parameter: crate::parameter::Parameter::None,
-                };
+                // SAFETY: as PKCS#11 says.
+                let mechanism = unsafe { messages(by)? };
                 message::begin(state, session, $direction, &mechanism, key)
             })
         }
@@ -1173,11 +1226,15 @@ macro_rules! signing {
             data: *mut CK_BYTE,
             length: CK_ULONG,
         ) -> CK_RV {
-            on(handle, |_, session| {
-                // SAFETY: as PKCS#11 says.
-                let data = unsafe { input(data, length)? };
-                signature::update(session, $direction, data)
-            })
+            step(
+                handle,
+                |session| signature::cancel(session, $direction),
+                |session| {
+                    // SAFETY: as PKCS#11 says.
+                    let data = unsafe { input(data, length)? };
+                    signature::update(session, $direction, data)
+                },
+            )
         }
     };
 }

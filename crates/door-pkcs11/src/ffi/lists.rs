@@ -6,6 +6,8 @@ use super::calls::*;
 use crate::call::guarded;
 use crate::rv::Rv;
 use cryptoki_sys::*;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 const BAD: Rv = Rv(CKR_ARGUMENTS_BAD);
 
@@ -71,20 +73,50 @@ static NAME: [u8; 8] = *b"PKCS 11\0";
 static INTERFACES: Interfaces = Interfaces([
     CK_INTERFACE {
         pInterfaceName: (&raw const NAME).cast::<CK_UTF8CHAR>().cast_mut(),
-        pFunctionList: (&raw const LIST_3).cast::<std::ffi::c_void>().cast_mut(),
+        pFunctionList: (&raw const LIST_3).cast::<c_void>().cast_mut(),
         flags: CKF_INTERFACE_FORK_SAFE,
     },
     CK_INTERFACE {
         pInterfaceName: (&raw const NAME).cast::<CK_UTF8CHAR>().cast_mut(),
-        pFunctionList: (&raw const LIST_3_2).cast::<std::ffi::c_void>().cast_mut(),
+        pFunctionList: (&raw const LIST_3_2).cast::<c_void>().cast_mut(),
         flags: CKF_INTERFACE_FORK_SAFE,
     },
     CK_INTERFACE {
         pInterfaceName: (&raw const NAME).cast::<CK_UTF8CHAR>().cast_mut(),
-        pFunctionList: (&raw const LIST).cast::<std::ffi::c_void>().cast_mut(),
+        pFunctionList: (&raw const LIST).cast::<c_void>().cast_mut(),
         flags: CKF_INTERFACE_FORK_SAFE,
     },
 ]);
+
+/// An interface where its program may write, which pkcs11-spy does: it puts its own functions there.
+#[repr(C)]
+struct Given {
+    name: AtomicPtr<CK_UTF8CHAR>,
+    functions: AtomicPtr<c_void>,
+    flags: AtomicUsize,
+}
+
+static GIVEN: [Given; 3] = [const { Given::nothing() }; 3];
+
+impl Given {
+    const fn nothing() -> Given {
+        Given {
+            name: AtomicPtr::new(std::ptr::null_mut()),
+            functions: AtomicPtr::new(std::ptr::null_mut()),
+            flags: AtomicUsize::new(0),
+        }
+    }
+
+    /// This interface as it is, whatever was written there since it was last given.
+    fn anew(&self, interface: &CK_INTERFACE) -> *mut CK_INTERFACE {
+        self.name.store(interface.pInterfaceName, Ordering::Relaxed);
+        self.functions
+            .store(interface.pFunctionList, Ordering::Release);
+        self.flags
+            .store(interface.flags as usize, Ordering::Relaxed);
+        std::ptr::from_ref(self).cast_mut().cast()
+    }
+}
 
 /// # Safety
 /// As PKCS#11 has it of C_GetFunctionList.
@@ -149,15 +181,15 @@ pub unsafe extern "C" fn C_GetInterface(
         }
         // SAFETY: null or a version, by PKCS#11.
         let version = (!version.is_null()).then(|| unsafe { *version });
-        let found = INTERFACES.0.iter().find(|one| {
+        let found = INTERFACES.0.iter().zip(&GIVEN).find(|(one, _)| {
             // SAFETY: every list begins with its version.
             let own = unsafe { *one.pFunctionList.cast::<CK_VERSION>() };
             let right = version.is_none_or(|v| (v.major, v.minor) == (own.major, own.minor));
             right && flags & !one.flags == 0
         });
-        let found = found.ok_or(Rv(CKR_FUNCTION_FAILED))?;
+        let (found, given) = found.ok_or(Rv(CKR_FUNCTION_FAILED))?;
         // SAFETY: writable, by PKCS#11.
-        unsafe { *interface = std::ptr::from_ref(found).cast_mut() };
+        unsafe { *interface = given.anew(found) };
         Ok(())
     })
 }

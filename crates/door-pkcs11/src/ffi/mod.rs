@@ -104,7 +104,13 @@ unsafe fn structure<T: Copy>(pointer: *const std::ffi::c_void, length: CK_ULONG)
 /// `pointer` is readable for `length` bytes, or null.
 unsafe fn bytes(pointer: *const CK_BYTE, length: CK_ULONG) -> Result<Vec<u8>> {
     // SAFETY: as the caller vouches.
-    Ok(unsafe { input(pointer, length)? }.to_vec())
+    let data = unsafe { input(pointer, length)? };
+    let mut copy = Vec::new();
+    // A length that is nonsense is the program's error, and not the end of the program.
+    copy.try_reserve_exact(data.len())
+        .map_err(|_| Rv(CKR_HOST_MEMORY))?;
+    data.pieces(|piece| copy.extend_from_slice(piece));
+    Ok(copy)
 }
 
 /// # Safety
@@ -118,6 +124,40 @@ unsafe fn input<'a>(pointer: *const CK_BYTE, length: CK_ULONG) -> Result<Input<'
     }
     // SAFETY: as the caller vouches.
     Ok(unsafe { Input::from_raw(pointer, length as usize) })
+}
+
+/// What begins the messages of a mechanism: nothing, which NSS says, or a parameter for the first of them.
+///
+/// # Safety
+/// As `mechanism`.
+unsafe fn messages(pointer: *const CK_MECHANISM) -> Result<Mechanism> {
+    if pointer.is_null() {
+        return Err(Rv(CKR_ARGUMENTS_BAD));
+    }
+    // SAFETY: as the caller vouches.
+    let m = unsafe { pointer.read_unaligned() };
+    let right = match m.mechanism {
+        CKM_AES_GCM => [
+            size_of::<CK_GCM_MESSAGE_PARAMS>(),
+            size_of::<CK_GCM_PARAMS>(),
+        ],
+        CKM_AES_CCM => [
+            size_of::<CK_CCM_MESSAGE_PARAMS>(),
+            size_of::<CK_CCM_PARAMS>(),
+        ],
+        _ => [
+            size_of::<CK_SALSA20_CHACHA20_POLY1305_MSG_PARAMS>(),
+            size_of::<CK_SALSA20_CHACHA20_POLY1305_PARAMS>(),
+        ],
+    };
+    let none = m.pParameter.is_null() && m.ulParameterLen == 0;
+    if !none && (m.pParameter.is_null() || !right.contains(&(m.ulParameterLen as usize))) {
+        return Err(WRONG);
+    }
+    Ok(Mechanism {
+        kind: m.mechanism,
+        parameter: Parameter::None,
+    })
 }
 
 impl Record<'_> {
