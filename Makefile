@@ -61,7 +61,7 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 
 # What the lab's kernels and userlands and the tests in C need, and the programs that the PKCS#11 module is tried with.
 LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl mmdebstrap \
-  libnss3-tools opensc gnutls-bin p11-kit openssh-client
+  libnss3-tools opensc gnutls-bin p11-kit openssh-client iproute2
 
 $(STAMP)/lab: $(STAMP)/install
 	missing=()
@@ -76,6 +76,15 @@ $(STAMP)/lab: $(STAMP)/install
 	if ! PATH=$$PATH:/usr/sbin command -v sshd >/dev/null && [ ! -e .lab/sshd/usr/sbin/sshd ]; then
 	  mkdir -p .lab/sshd
 	  (cd .lab/sshd && apt-get download -qq openssh-server libwrap0 2>/dev/null && for file in *.deb; do dpkg -x $$file . && rm $$file; done) || echo "no sshd here"
+	fi
+	# So would a VPN daemon; its libraries do not.
+	if [ ! -e /usr/libexec/ipsec/pluto ] && [ ! -e .lab/libreswan/usr/libexec/ipsec/pluto ]; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-cache show libreswan >/dev/null 2>&1 || apt-get update -qq || true
+	  mkdir -p .lab/libreswan
+	  (cd .lab/libreswan && apt-get download -qq libreswan 2>/dev/null && \
+	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends libreswan | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
+	   dpkg -x libreswan_*.deb . && rm libreswan_*.deb) || echo "no libreswan here"
 	fi
 	# Not every release has it; the tests say so when they do without.
 	if ! dpkg-query -W -f '$${Status}' python3-nss 2>/dev/null | grep -q 'ok installed'; then

@@ -41,7 +41,7 @@ def until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-def _with_us() -> None:
+def with_us() -> None:
     """A test that fails leaves nobody behind: PR_SET_PDEATHSIG."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
@@ -85,7 +85,7 @@ class Broker:
         command += [*self.options, *options, "--", sys.executable, "-m", "cryptofd.broker"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=given, stdout=log, stderr=log, preexec_fn=_with_us,
+                command, env=given, stdout=log, stderr=log, preexec_fn=with_us,
                 pass_fds=self.pass_fds,
             )  # fmt: skip
 

@@ -70,6 +70,30 @@ def test_pkcs11_tool_makes_and_uses_keys(broker: Broker, library: Path, tmp_path
     assert "label:      tool\n" not in ran(*tool, "--list-objects")
 
 
+def test_a_service_without_home_has_its_users_objects(library: Path, tmp_path: Path) -> None:
+    """systemd gives root's services no HOME: the account says it."""
+    from two_hosts import Host
+
+    data, accounts = tmp_path / "data", tmp_path / "passwd"
+    data.write_bytes(b"data")
+    home = f"root:x:0:0:root:{tmp_path}:/bin/sh\n"
+    others = [
+        line for line in Path("/etc/passwd").read_text().splitlines(True) if line[:5] != "root:"
+    ]
+    accounts.write_text(home + "".join(others))
+    host = Host()
+    try:
+        host.ran(program("mount"), "--bind", accounts, "/etc/passwd")
+        unset = [f"--unset={name}" for name in ("HOME", "XDG_STATE_HOME", "CRYPTOFD_STATE")]
+        host.ran(
+            program("env"), *unset, program("pkcs11-tool"), "--module", library, "--token-label",
+            "cryptofd keys", "--write-object", data, "--type", "data", "--label", "kept",
+        )  # fmt: skip
+    finally:
+        host.end()
+    assert len(list((tmp_path / ".local/state/cryptofd/objects").iterdir())) == 1
+
+
 # Python
 
 

@@ -189,6 +189,8 @@ pub struct Algorithm {
     /// OpenSSL's other names, object identifiers among them; `*` as above, and `1|21|41` for the last part of
     /// an identifier that depends on the size of the key.
     pub openssl_aliases: &'static [&'static str],
+    /// OpenSSL's names of a hash that takes a key, as a MAC.
+    pub openssl_mac: &'static [&'static str],
     /// hashlib's name.
     pub hashlib: Option<&'static str>,
     /// The PKCS#11 mechanism.

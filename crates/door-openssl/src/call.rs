@@ -64,7 +64,8 @@ pub fn gated<T>(provider: &Provider, failed: T, f: impl FnOnce() -> Result<T>) -
     guarded(provider, failed, f)
 }
 
-/// A call without a context, on whose behalf nothing can be said.
+/// A call without a context, on whose behalf nothing can be said; it may take a lock.
 pub fn silent<T>(failed: T, f: impl FnOnce() -> Result<T>) -> T {
+    let _inside = Inside::enter();
     shield(f).unwrap_or(failed)
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::family::{Algorithm, FAMILIES};
 use crate::ffi::core::Core;
+use crate::ffi::host::{Implementation, Others};
 use crate::ffi::types::OSSL_ALGORITHM;
 use crate::profile::Profile;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub struct Provider {
     profile: Profile,
     /// By operation, each list with its end.
     lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>>,
+    others: OnceLock<Others>,
 }
 
 /// The algorithms of every family, once in a process: the hosts keep addresses of names and functions.
@@ -62,12 +64,19 @@ impl Provider {
             core,
             profile,
             lists,
+            others: OnceLock::new(),
         }))
     }
 
     /// The core's functions.
     pub fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// The host's own implementation of an algorithm, by any of its names.
+    pub fn host(&self, operation: c_int, name: &str) -> Option<Implementation> {
+        let others = self.others.get_or_init(|| Others::new(&self.core));
+        others.implementation(operation, name)
     }
 
     /// The profile.

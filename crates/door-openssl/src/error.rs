@@ -59,6 +59,34 @@ impl Reason {
     pub const INVALID_KEY_LENGTH: Reason = Reason(PROV | 105);
     pub const INVALID_IV_LENGTH: Reason = Reason(PROV | 109);
     pub const MISSING_KEY: Reason = Reason(PROV | 128);
+    pub const INVALID_DIGEST: Reason = Reason(PROV | 122);
+    pub const INVALID_TAG_LENGTH: Reason = Reason(PROV | 118);
+    pub const TAG_NOT_SET: Reason = Reason(PROV | 119);
+    pub const TAG_NOT_NEEDED: Reason = Reason(PROV | 120);
+    pub const INVALID_AAD: Reason = Reason(PROV | 108);
+    pub const BAD_LENGTH: Reason = Reason(PROV | 142);
+    pub const CIPHER_OPERATION_FAILED: Reason = Reason(PROV | 102);
+    pub const INVALID_DATA: Reason = Reason(PROV | 115);
+    pub const NOT_SUPPORTED: Reason = Reason(PROV | 136);
+    pub const XTS_DUPLICATED_KEYS: Reason = Reason(PROV | 149);
+    pub const XTS_DATA_UNIT_IS_TOO_LARGE: Reason = Reason(PROV | 148);
+    pub const MISSING_MESSAGE_DIGEST: Reason = Reason(PROV | 129);
+    pub const MISSING_PASS: Reason = Reason(PROV | 130);
+    pub const MISSING_SALT: Reason = Reason(PROV | 131);
+    pub const MISSING_SECRET: Reason = Reason(PROV | 132);
+    pub const MISSING_SEED: Reason = Reason(PROV | 140);
+    pub const INVALID_ITERATION_COUNT: Reason = Reason(PROV | 123);
+    pub const INVALID_SALT_LENGTH: Reason = Reason(PROV | 112);
+    pub const INVALID_MODE: Reason = Reason(PROV | 125);
+    pub const INVALID_OUTPUT_LENGTH: Reason = Reason(PROV | 217);
+    pub const FAILED_TO_SET_PARAMETER: Reason = Reason(PROV | 104);
+    pub const INVALID_CUSTOM_LENGTH: Reason = Reason(PROV | 111);
+    pub const MISSING_MAC: Reason = Reason(PROV | 150);
+    pub const INVALID_MAC: Reason = Reason(PROV | 151);
+    pub const UNSUPPORTED_MAC_TYPE: Reason = Reason(PROV | 137);
+    pub const INVALID_INPUT_LENGTH: Reason = Reason(PROV | 230);
+    pub const NOT_XOF_OR_INVALID_LENGTH: Reason = Reason(PROV | 113);
+    pub const MISSING_CIPHER: Reason = Reason(PROV | 155);
     pub const NO_KEY_SET: Reason = Reason(PROV | 114);
 }
 
@@ -75,6 +103,12 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// What is on the error stack already.
+    pub const SAID: Error = Error {
+        reason: Reason(0),
+        text: Cow::Borrowed(""),
+    };
+
     /// With a text.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Error {
         Error {

@@ -38,8 +38,15 @@ pub struct Family {
 }
 
 /// All of them.
-pub static FAMILIES: &[Family] = &[Family {
-    operation: op::DIGEST,
-    from: Profile::Bulk,
-    algorithms: crate::digest::algorithms,
-}];
+pub static FAMILIES: &[Family] = &[
+    Family {
+        operation: op::DIGEST,
+        from: Profile::Bulk,
+        algorithms: crate::digest::algorithms,
+    },
+    Family {
+        operation: op::MAC,
+        from: Profile::Bulk,
+        algorithms: crate::mac::algorithms,
+    },
+];

@@ -29,6 +29,7 @@ mod digest;
 mod error;
 mod family;
 mod ffi;
+mod mac;
 mod names;
 mod profile;
 mod sessions;

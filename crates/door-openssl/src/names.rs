@@ -1,6 +1,6 @@
 //! What OpenSSL calls the table's algorithms.
 
-use cryptofd_core::table::Algorithm;
+use cryptofd_core::table::{ALGORITHMS, Algorithm, Kind};
 
 /// OpenSSL's names of `algorithm` with a key of `bits` (of three sizes, the `place`th): the chief one, then
 /// the others and the object identifier, with colons between. `None` where OpenSSL has no name.
@@ -20,6 +20,45 @@ pub fn of(algorithm: &Algorithm, bits: usize, place: usize) -> Option<String> {
     let chief = algorithm.openssl?;
     let all = std::iter::once(&chief).chain(algorithm.openssl_aliases);
     Some(all.map(|name| fill(name)).collect::<Vec<_>>().join(":"))
+}
+
+/// The sizes of a key, in bits, of which each has names of its own; 0 where the name does not depend on it.
+pub fn key_bits(algorithm: &Algorithm) -> Vec<usize> {
+    let own = algorithm.openssl.is_some_and(|name| name.contains('*'));
+    if !own {
+        return vec![0];
+    }
+    // XTS has two keys, and is called by the size of one.
+    let halves = if algorithm.template() == "xts" { 2 } else { 1 };
+    let sizes = (algorithm.key.min..=algorithm.key.max).step_by(algorithm.key.step);
+    sizes.map(|bytes| bytes * 8 / halves).collect()
+}
+
+fn has(names: &str, name: &str) -> bool {
+    names.split(':').any(|one| one.eq_ignore_ascii_case(name))
+}
+
+/// The hash or XOF that OpenSSL calls so.
+pub fn digest(name: &str) -> Option<&'static Algorithm> {
+    ALGORITHMS.iter().find(|algorithm| {
+        matches!(algorithm.kind, Kind::Hash | Kind::Xof)
+            && of(algorithm, 0, 0).is_some_and(|names| has(&names, name))
+    })
+}
+
+/// The cipher or AEAD that OpenSSL calls so, and the bits of its key that the name says.
+pub fn cipher(name: &str) -> Option<(&'static Algorithm, usize)> {
+    let ciphers = ALGORITHMS
+        .iter()
+        .filter(|algorithm| matches!(algorithm.kind, Kind::Cipher | Kind::Aead | Kind::Wrap));
+    for algorithm in ciphers {
+        for (place, bits) in key_bits(algorithm).into_iter().enumerate() {
+            if of(algorithm, bits, place).is_some_and(|names| has(&names, name)) {
+                return Some((algorithm, bits));
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]

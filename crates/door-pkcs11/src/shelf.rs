@@ -1,7 +1,7 @@
 //! Certificates and data that stay: public, so in files of the user's own, beside the broker's state.
 //!
-//! `$CRYPTOFD_STATE/objects` or `$XDG_STATE_HOME/cryptofd/objects` (`~/.local/state/...`), one file each. What
-//! stands there is as hostile as any file: what is no object of these two classes is not shown.
+//! `$CRYPTOFD_STATE/objects` or `$XDG_STATE_HOME/cryptofd/objects` (`~/.local/state/...`), one file each.
+//! What stands there is as hostile as any file: what is no object of these two classes is not shown.
 
 use crate::attributes::Attributes;
 use crate::digest;
@@ -35,10 +35,17 @@ fn folder() -> Option<PathBuf> {
         Some(state) => PathBuf::from(state),
         None => match set("XDG_STATE_HOME") {
             Some(state) => Path::new(&state).join("cryptofd"),
-            None => Path::new(&set("HOME")?).join(".local/state/cryptofd"),
+            None => home()?.join(".local/state/cryptofd"),
         },
     };
     Some(state.join("objects"))
+}
+
+/// The user's; a service has no HOME, and then the account says it.
+fn home() -> Option<PathBuf> {
+    // Not deprecated any more in later compilers: what it did wrong, it did on Windows.
+    #[allow(deprecated)]
+    std::env::home_dir().filter(|home| home.is_absolute())
 }
 
 fn encode(attributes: &Attributes) -> Vec<u8> {

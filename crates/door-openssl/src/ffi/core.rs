@@ -68,13 +68,15 @@ impl Core {
     }
 
     /// Who we are to the core.
-    #[allow(dead_code, reason = "families whose upcalls take it")]
     pub fn handle(&self) -> *const OSSL_CORE_HANDLE {
         self.handle
     }
 
     /// Puts an error on this thread's stack of the host's.
     pub fn raise(&self, error: &Error) {
+        if error.reason.0 == 0 {
+            return;
+        }
         let (Some(new), Some(set)) = (self.new_error, self.vset_error) else {
             return;
         };

@@ -3,6 +3,8 @@
 pub mod core;
 pub mod digest;
 mod entry;
+pub mod host;
+pub mod mac;
 pub mod params;
 pub mod types;
 

@@ -118,6 +118,17 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// As it was given.
+    pub fn as_ptr(self) -> *const OSSL_PARAM {
+        self.first
+    }
+
+    /// None.
+    pub const NONE: Given<'static> = Given {
+        first: std::ptr::null(),
+        life: PhantomData,
+    };
+
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Value<'a>> {
         let mut next = self.first;
@@ -145,6 +156,71 @@ impl<'a> Given<'a> {
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.iter().next().is_none()
+    }
+}
+
+/// A list of our own, for the host.
+#[derive(Default)]
+pub struct Own {
+    list: Vec<OSSL_PARAM>,
+    /// What the list points to.
+    data: Vec<Box<[u8]>>,
+}
+
+impl Own {
+    fn push(&mut self, key: &'static CStr, data_type: c_uint, bytes: &[u8]) {
+        let mut bytes: Box<[u8]> = bytes.into();
+        if self.list.last().is_some_and(|last| last.key.is_null()) {
+            self.list.pop();
+        }
+        self.list.push(OSSL_PARAM {
+            key: key.as_ptr(),
+            data_type,
+            data: bytes.as_mut_ptr().cast(),
+            data_size: bytes.len(),
+            return_size: OSSL_PARAM_UNMODIFIED,
+        });
+        self.list.push(end());
+        self.data.push(bytes);
+    }
+
+    /// Text.
+    pub fn text(&mut self, key: &'static CStr, value: &str) {
+        // OpenSSL's own functions look for a zero behind a text.
+        self.push(key, OSSL_PARAM_UTF8_STRING, format!("{value}\0").as_bytes());
+        let place = self.list.len() - 2;
+        self.list[place].data_size -= 1;
+    }
+
+    /// Bytes.
+    pub fn octets(&mut self, key: &'static CStr, value: &[u8]) {
+        self.push(key, OSSL_PARAM_OCTET_STRING, value);
+    }
+
+    /// A size.
+    pub fn size(&mut self, key: &'static CStr, value: usize) {
+        self.push(key, OSSL_PARAM_UNSIGNED_INTEGER, &value.to_ne_bytes());
+    }
+
+    /// As one that is given.
+    pub fn given(&self) -> Given<'_> {
+        Given {
+            first: if self.list.is_empty() {
+                std::ptr::null()
+            } else {
+                self.list.as_ptr()
+            },
+            life: PhantomData,
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        // A key may be among them.
+        for data in &mut self.data {
+            zeroize::Zeroize::zeroize(&mut data[..]);
+        }
     }
 }
 
@@ -328,6 +404,11 @@ impl<'a> Asked<'a> {
             first,
             life: PhantomData,
         }
+    }
+
+    /// As it was given.
+    pub fn as_mut_ptr(&mut self) -> *mut OSSL_PARAM {
+        self.first
     }
 
     /// Answers each as `f` does; it leaves those that it does not know.

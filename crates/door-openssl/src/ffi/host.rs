@@ -1,0 +1,288 @@
+//! The host's own implementations: what its other providers offer, called without libcrypto between. The core
+//! names the providers that are active (as it does for those that mirror them in a library context of their
+//! own); each gives its table of functions, and that its algorithms. So it works where libcrypto is linked into
+//! a program and exports nothing.
+
+use super::core::Core;
+use super::params::{Asked, Given};
+use super::types::*;
+use crate::error::{Error, Result};
+use cryptofd_core::sys::buffer::{Input, Output};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
+
+type Created = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, *mut c_void) -> c_int;
+type Properties = unsafe extern "C" fn(*const c_char, *mut c_void) -> c_int;
+type Register = unsafe extern "C" fn(
+    *const OSSL_CORE_HANDLE,
+    Created,
+    Created,
+    Properties,
+    *mut c_void,
+) -> c_int;
+type Deregister = unsafe extern "C" fn(*const OSSL_CORE_HANDLE);
+type Own = unsafe extern "C" fn(*const OSSL_CORE_HANDLE) -> *mut c_void;
+type Count = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, c_int) -> c_int;
+type Query = unsafe extern "C" fn(*mut c_void, c_int, *mut c_int) -> *const OSSL_ALGORITHM;
+
+/// Another provider that the host has, kept from going while we have this.
+struct Other {
+    handle: *const OSSL_CORE_HANDLE,
+    provctx: *mut c_void,
+    query: Query,
+    free: Count,
+}
+
+// SAFETY: a provider's functions may be called from every thread.
+unsafe impl Send for Other {}
+// SAFETY: as above.
+unsafe impl Sync for Other {}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // SAFETY: gives back what Others::new() took.
+        unsafe { (self.free)(self.handle, 0) };
+    }
+}
+
+/// The host's other providers, in the order in which it has them.
+pub struct Others(Vec<Arc<Other>>);
+
+unsafe extern "C" fn created(provider: *const OSSL_CORE_HANDLE, list: *mut c_void) -> c_int {
+    // SAFETY: the list that Others::new() gave, which waits for this.
+    unsafe { (*list.cast::<Vec<*const OSSL_CORE_HANDLE>>()).push(provider) };
+    1
+}
+
+unsafe extern "C" fn removed(_: *const OSSL_CORE_HANDLE, _: *mut c_void) -> c_int {
+    1
+}
+
+unsafe extern "C" fn properties(_: *const c_char, _: *mut c_void) -> c_int {
+    1
+}
+
+unsafe fn in_table<F: Copy>(table: *const OSSL_DISPATCH, number: c_int) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
+    let mut next = table;
+    // SAFETY: the caller vouches for the table, its end and the type that the number has.
+    unsafe {
+        while !next.is_null() && (*next).function_id != 0 {
+            if (*next).function_id == number && !(*next).function.is_null() {
+                return Some(std::mem::transmute_copy(&(*next).function));
+            }
+            next = next.add(1);
+        }
+    }
+    None
+}
+
+impl Others {
+    /// Those that are active now. None where the core does not say.
+    pub fn new(core: &Core) -> Others {
+        Others(Others::find(core).unwrap_or_default())
+    }
+
+    fn find(core: &Core) -> Option<Vec<Arc<Other>>> {
+        let mut handles: Vec<*const OSSL_CORE_HANDLE> = Vec::new();
+        // SAFETY: the types are those of the numbers; the list outlives the registration.
+        unsafe {
+            let register: Register = core.function(upcall::PROVIDER_REGISTER_CHILD_CB)?;
+            let deregister: Deregister = core.function(upcall::PROVIDER_DEREGISTER_CHILD_CB)?;
+            let provctx: Own = core.function(upcall::PROVIDER_GET0_PROVIDER_CTX)?;
+            let table: Own = core.function(upcall::PROVIDER_GET0_DISPATCH)?;
+            let up: Count = core.function(upcall::PROVIDER_UP_REF)?;
+            let free: Count = core.function(upcall::PROVIDER_FREE)?;
+            let list = (&raw mut handles).cast();
+            if register(core.handle(), created, removed, properties, list) == 1 {
+                deregister(core.handle());
+            }
+            let mut others = Vec::new();
+            for handle in handles.into_iter().filter(|other| *other != core.handle()) {
+                let table = table(handle).cast_const().cast::<OSSL_DISPATCH>();
+                let Some(query) = in_table::<Query>(table, provider::QUERY_OPERATION) else {
+                    continue;
+                };
+                if up(handle, 0) != 0 {
+                    others.push(Arc::new(Other {
+                        handle,
+                        provctx: provctx(handle),
+                        query,
+                        free,
+                    }));
+                }
+            }
+            Some(others)
+        }
+    }
+
+    /// The first implementation of `name` in `operation`.
+    pub fn implementation(&self, operation: c_int, name: &str) -> Option<Implementation> {
+        for other in &self.0 {
+            let mut no_store = 0;
+            // SAFETY: a provider's query function; its list ends with null names.
+            unsafe {
+                let mut next = (other.query)(other.provctx, operation, &mut no_store);
+                while !next.is_null() && !(*next).algorithm_names.is_null() {
+                    let names = CStr::from_ptr((*next).algorithm_names).to_bytes();
+                    let mut names = names.split(|byte| *byte == b':');
+                    if names.any(|one| one.eq_ignore_ascii_case(name.as_bytes())) {
+                        return Some(Implementation {
+                            other: other.clone(),
+                            table: (*next).implementation,
+                        });
+                    }
+                    next = next.add(1);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// One algorithm of another provider.
+#[derive(Clone)]
+pub struct Implementation {
+    other: Arc<Other>,
+    table: *const OSSL_DISPATCH,
+}
+
+// SAFETY: a constant table of a provider that is kept.
+unsafe impl Send for Implementation {}
+// SAFETY: as above.
+unsafe impl Sync for Implementation {}
+
+type New = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+type Copy1 = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
+type Free = unsafe extern "C" fn(*mut c_void);
+type Update = unsafe extern "C" fn(*mut c_void, *const u8, usize) -> c_int;
+type Final = unsafe extern "C" fn(*mut c_void, *mut u8, *mut usize, usize) -> c_int;
+type MacInit = unsafe extern "C" fn(*mut c_void, *const u8, usize, *const OSSL_PARAM) -> c_int;
+type SetParams = unsafe extern "C" fn(*mut c_void, *const OSSL_PARAM) -> c_int;
+type GetParams = unsafe extern "C" fn(*mut c_void, *mut OSSL_PARAM) -> c_int;
+
+/// What the host itself has said on its error stack.
+fn said(done: c_int) -> Result<()> {
+    if done > 0 { Ok(()) } else { Err(Error::SAID) }
+}
+
+impl Implementation {
+    unsafe fn function<F: Copy>(&self, number: c_int) -> Result<F> {
+        // SAFETY: as the caller vouches.
+        unsafe { in_table(self.table, number) }.ok_or(Error::SAID)
+    }
+
+    fn context(&self, new: c_int, free: c_int) -> Result<Foreign> {
+        // SAFETY: the numbers say the types.
+        unsafe {
+            let made = self.function::<New>(new)?(self.other.provctx);
+            if made.is_null() {
+                return Err(Error::SAID);
+            }
+            Ok(Foreign {
+                context: made,
+                free: self.function(free)?,
+                of: self.clone(),
+            })
+        }
+    }
+
+    /// A context of a MAC.
+    pub fn mac(&self) -> Result<Mac> {
+        Ok(Mac(self.context(mac::NEWCTX, mac::FREECTX)?))
+    }
+}
+
+/// A context of another provider's.
+struct Foreign {
+    context: *mut c_void,
+    free: Free,
+    of: Implementation,
+}
+
+// SAFETY: one thread at a time has it, and may be another one each time.
+unsafe impl Send for Foreign {}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // SAFETY: made by the same implementation, and not used again.
+        unsafe { (self.free)(self.context) };
+    }
+}
+
+impl Foreign {
+    fn copy(&self, dup: c_int) -> Result<Foreign> {
+        // SAFETY: the number says the type.
+        let copy = unsafe { self.of.function::<Copy1>(dup)?(self.context) };
+        if copy.is_null() {
+            return Err(Error::SAID);
+        }
+        Ok(Foreign {
+            context: copy,
+            free: self.free,
+            of: self.of.clone(),
+        })
+    }
+
+    fn set_params(&mut self, number: c_int, params: Given<'_>) -> Result<()> {
+        // SAFETY: the number says the type.
+        said(unsafe { self.of.function::<SetParams>(number)?(self.context, params.as_ptr()) })
+    }
+
+    fn get_params(&self, number: c_int, asked: &mut Asked<'_>) -> Result<()> {
+        // SAFETY: the number says the type.
+        said(unsafe { self.of.function::<GetParams>(number)?(self.context, asked.as_mut_ptr()) })
+    }
+}
+
+/// A MAC of the host's.
+pub struct Mac(Foreign);
+
+impl Mac {
+    /// Begins; without a key, again with the one before.
+    pub fn init(&mut self, key: Option<&[u8]>, params: Given<'_>) -> Result<()> {
+        let (key, length) = key.map_or((std::ptr::null(), 0), |key| (key.as_ptr(), key.len()));
+        // SAFETY: the number says the type; the key is readable for its length.
+        said(unsafe {
+            self.0.of.function::<MacInit>(mac::INIT)?(self.0.context, key, length, params.as_ptr())
+        })
+    }
+
+    /// Takes more.
+    pub fn update(&mut self, data: Input<'_>) -> Result<()> {
+        // SAFETY: the number says the type; data is readable for its length.
+        said(unsafe {
+            self.0.of.function::<Update>(mac::UPDATE)?(self.0.context, data.as_ptr(), data.len())
+        })
+    }
+
+    /// Ends; bytes that it gave.
+    pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
+        let mut written = 0;
+        // SAFETY: the number says the type; out is writable for its length.
+        said(unsafe {
+            self.0.of.function::<Final>(mac::FINAL)?(
+                self.0.context,
+                out.as_mut_ptr(),
+                &mut written,
+                out.len(),
+            )
+        })?;
+        Ok(written)
+    }
+
+    /// Another that goes on from here.
+    pub fn fork(&self) -> Result<Mac> {
+        Ok(Mac(self.0.copy(mac::DUPCTX)?))
+    }
+
+    /// Sets parameters.
+    pub fn set_params(&mut self, params: Given<'_>) -> Result<()> {
+        self.0.set_params(mac::SET_CTX_PARAMS, params)
+    }
+
+    /// Answers.
+    pub fn get_params(&self, asked: &mut Asked<'_>) -> Result<()> {
+        self.0.get_params(mac::GET_CTX_PARAMS, asked)
+    }
+}
