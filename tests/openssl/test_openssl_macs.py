@@ -26,7 +26,7 @@ OURS = [
 HOSTS = [
     "-digest RIPEMD160 -macopt key:abc HMAC",
     "-digest md5-sha1 -macopt key:abc HMAC",
-    f"-cipher des-ede3-cbc -macopt hexkey:{KEY[:48]} CMAC",
+    f"-cipher camellia-192-cbc -macopt hexkey:{KEY[:48]} CMAC",
     f"-cipher aria-128-cbc -macopt hexkey:{KEY[:32]} CMAC",
 ]
 

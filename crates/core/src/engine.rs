@@ -207,6 +207,32 @@ pub trait Aead: Send + Sync {
 
     /// `out` is `data` less the tag long; same memory as above. EBADMSG leaves it wiped.
     fn unseal(&self, iv: &[u8], aad: Input<'_>, data: Input<'_>, out: Output<'_>) -> Result<()>;
+
+    /// A message in pieces, for `session::Unchecked`.
+    fn begin(&self, _direction: Direction, _iv: &[u8]) -> Result<Box<dyn AeadStream>> {
+        Err(Error::elsewhere("an AEAD of whole messages only"))
+    }
+}
+
+/// A running AEAD, which gives what it has before its tag was seen.
+pub trait AeadStream: Send + Sync {
+    /// Another message under the same key.
+    fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> Result<()>;
+
+    /// Associated data; all of it before the message.
+    fn aad(&mut self, data: Input<'_>) -> Result<()>;
+
+    /// Same length in and out; the same memory or apart.
+    fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<()>;
+
+    /// Ends: the tag of what was encrypted.
+    fn tag(&mut self, tag: &mut [u8; 16]) -> Result<()>;
+
+    /// Ends: EBADMSG if `tag`, of 1 to 16 bytes, is not the beginning of the tag of what was decrypted.
+    fn verify(&mut self, tag: &[u8]) -> Result<()>;
+
+    /// An independent copy.
+    fn fork(&self) -> Result<Box<dyn AeadStream>>;
 }
 
 /// A cipher without authentication, with its key.

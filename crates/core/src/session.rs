@@ -1,6 +1,9 @@
 //! A session: one algorithm, one key, one engine, opened once, and moved when the engine fails.
 
 mod one_message;
+mod padding;
+mod pieces;
+mod unchecked;
 
 use crate::choose::{self, Choice, Reason};
 use crate::engine::{Derivation, Digest, Direction, Engine, Hardware, Key, Parameters, Spec, Work};
@@ -14,9 +17,12 @@ use crate::sys::buffer::{Input, Output};
 use crate::table::{self, Algorithm, Kind};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use one_message::OneMessage;
+pub use padding::{pad, unpad};
+pub use pieces::Pieces;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+pub use unchecked::Unchecked;
 
 /// What a caller asks for.
 #[derive(Clone, Debug, Default)]
@@ -664,15 +670,36 @@ impl Session {
                 "xts(aes) works on whole data units: use encrypt() and decrypt() with one iv each",
             ));
         }
-        self.check_iv(iv)?;
         Ok(Stream {
+            pieces: self.pieces(direction, iv)?,
             session: self.clone(),
             direction,
-            iv: iv.to_vec(),
-            state: None,
             held: Vec::new(),
-            left: self.counter_room(iv),
             closed: false,
+        })
+    }
+
+    /// Cipher: whole blocks of a message, as they come, for a caller that cuts and pads by itself.
+    pub fn pieces(self: &Arc<Self>, direction: Direction, iv: &[u8]) -> Result<Pieces> {
+        self.is(Kind::Cipher, "stream")?;
+        self.check_iv(iv)?;
+        Ok(Pieces::new(self, direction, iv))
+    }
+
+    /// AEAD: a message in pieces, whose plaintext is given before the tag was seen. That is what OpenSSL's
+    /// interface asks for, and for a program's own keys in the program only: nothing that the broker serves
+    /// comes here.
+    pub fn unchecked(self: &Arc<Self>, direction: Direction, iv: &[u8]) -> Result<Unchecked> {
+        self.is(Kind::Aead, "encrypt with a tag")?;
+        self.check_iv(iv)?;
+        let state = self.run(|work| match work {
+            Work::Aead(aead) => aead.begin(direction, iv),
+            _ => Err(self.not_this("encrypt with a tag")),
+        })?;
+        Ok(Unchecked {
+            session: self.clone(),
+            state,
+            length: 0,
         })
     }
 
@@ -873,25 +900,6 @@ fn bad_padding() -> Error {
         libc::EBADMSG,
         "the padding is wrong: wrong key or iv, or the data was changed",
     )
-}
-
-/// PKCS#7 (RFC 5652, 6.3): `block` holds `used` bytes of data; the rest becomes padding.
-fn pad(block: &mut [u8], used: usize) {
-    let filler = (block.len() - used) as u8;
-    block[used..].fill(filler);
-}
-
-/// How many bytes of `block` are data; `None` if the padding is wrong. Time does not depend on its bytes.
-fn unpad(block: &[u8]) -> Option<usize> {
-    use subtle::{Choice, ConstantTimeEq, ConstantTimeGreater, ConstantTimeLess};
-    let size = block.len() as u8;
-    let filler = block[block.len() - 1];
-    let mut good: Choice = !filler.ct_eq(&0) & !filler.ct_gt(&size);
-    for (place, byte) in block.iter().rev().enumerate() {
-        let within = (place as u8).ct_lt(&filler);
-        good &= !within | byte.ct_eq(&filler);
-    }
-    bool::from(good).then(|| block.len() - filler as usize)
 }
 
 /// All that is refused before any engine is asked.
@@ -1118,17 +1126,12 @@ impl Hasher {
 
 /// A running cipher of a session.
 ///
-/// The engine sees whole blocks; what is left over waits here. Every mode's next IV follows from what
-/// went through, so a stream survives the loss of its engine.
+/// The engine sees whole blocks; what is left over waits here.
 pub struct Stream {
     session: Arc<Session>,
     direction: Direction,
-    /// The IV with which an engine would go on from here.
-    iv: Vec<u8>,
-    state: Option<(Box<dyn crate::engine::CipherStream>, u64)>,
+    pieces: Pieces,
     held: Vec<u8>,
-    /// Bytes until a counter would wrap.
-    left: u64,
     closed: bool,
 }
 
@@ -1181,11 +1184,7 @@ impl Stream {
             let length = first.len();
             debug_assert_eq!(length, block);
             let mut result = zeroize::Zeroizing::new(vec![0u8; length]);
-            self.pass(
-                Input::from(&first[..]),
-                Output::from(&mut result[..]),
-                false,
-            )?;
+            self.pass(Input::from(&first[..]), Output::from(&mut result[..]))?;
             out.split_at(length).0.copy_from(&result);
             first.clear();
             given = length;
@@ -1195,13 +1194,20 @@ impl Stream {
             let (_, target) = out.split_at(given);
             let (target, _) = target.split_at(bulk.len());
             check_overlap(bulk, target)?;
-            self.pass(bulk, target, false)?;
+            self.pass(bulk, target)?;
             given += bulk.len();
         }
         self.held.extend_from_slice(&tail.to_vec());
         let bytes = &self.session.counters().bytes;
         bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(given)
+    }
+
+    /// An error closes the stream.
+    fn pass(&mut self, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        let passed = self.pieces.pass(data, out, false);
+        self.closed |= passed.is_err();
+        passed
     }
 
     /// Closes the message; returns the bytes of `out` that count.
@@ -1244,106 +1250,19 @@ impl Stream {
                 self.session.spec.algorithm.name
             )));
         }
-        self.closed = true;
         let mut result = zeroize::Zeroizing::new(vec![0u8; held.len()]);
-        if !held.is_empty() || self.state.is_some() {
-            self.pass(Input::from(&held[..]), Output::from(&mut result[..]), true)?;
+        if !held.is_empty() || self.pieces.begun() {
+            self.closed = true;
+            let (held, result) = (Input::from(&held[..]), Output::from(&mut result[..]));
+            self.pieces.pass(held, result, true)?;
         }
-        self.state = None;
+        self.closed = true;
         let mut length = result.len();
         if self.session.spec.parameters.pkcs7 && self.direction == Direction::Decrypt {
             length = unpad(&result).ok_or_else(bad_padding)?;
         }
         out.split_at(length).0.copy_from(&result[..length]);
         Ok(length)
-    }
-
-    /// Gives blocks to the engine, on the next one if it fails, and learns the next IV.
-    fn pass(&mut self, data: Input<'_>, out: Output<'_>, last: bool) -> Result<()> {
-        let length = data.len() as u64;
-        if length > self.left {
-            self.closed = true;
-            return Err(counter_wraps(data.len(), self.left));
-        }
-        if self.left != u64::MAX {
-            self.left -= length;
-        }
-        // In place, the ciphertext that the next IV needs would be gone afterwards.
-        let before = self.next_iv_source(data);
-        loop {
-            let attempt = match &mut self.state {
-                Some((state, generation)) => (state.update(data, out, last), *generation),
-                None => {
-                    let (direction, iv) = (self.direction, &self.iv);
-                    let state = self.session.run(|work| match work {
-                        Work::Cipher(cipher) => cipher.begin(direction, iv),
-                        _ => Err(self.session.not_this("stream")),
-                    })?;
-                    let generation = self.session.active.load().generation;
-                    self.state = Some((state, generation));
-                    continue;
-                }
-            };
-            match attempt {
-                (Ok(()), _) => break,
-                (Err(error), generation) if error.kind() == ErrorKind::EngineFailed => {
-                    self.state = None;
-                    if data.as_ptr() == out.as_mut_ptr().cast_const() {
-                        self.closed = true;
-                        return Err(Error::stale(format!(
-                            "{error}; the input was overwritten in place and cannot be repeated"
-                        )));
-                    }
-                    self.session.move_on(generation, &error)?;
-                }
-                (Err(error), _) => {
-                    self.closed = true;
-                    self.state = None;
-                    return Err(error);
-                }
-            }
-        }
-        if !last {
-            self.advance(&before, data.len(), out);
-        }
-        Ok(())
-    }
-
-    /// The last block of input, where the next IV comes from the input.
-    fn next_iv_source(&self, data: Input<'_>) -> Vec<u8> {
-        let size = self.iv.len();
-        let chained = matches!(self.session.spec.algorithm.template(), "cbc" | "cfb");
-        if chained && self.direction == Direction::Decrypt && data.len() >= size {
-            data.split_at(data.len() - size).1.to_vec()
-        } else {
-            Vec::new()
-        }
-    }
-
-    fn advance(&mut self, before: &[u8], length: usize, out: Output<'_>) {
-        let size = self.iv.len();
-        match self.session.spec.algorithm.template() {
-            "cbc" | "cfb" => match self.direction {
-                Direction::Decrypt => self.iv.copy_from_slice(before),
-                Direction::Encrypt => {
-                    let last = out.as_input().split_at(out.len() - size).1;
-                    last.copy_to(&mut self.iv);
-                }
-            },
-            "ctr" => {
-                let mut counter = [0u8; 16];
-                counter.copy_from_slice(&self.iv);
-                let next = u128::from_be_bytes(counter).wrapping_add((length / 16) as u128);
-                self.iv.copy_from_slice(&next.to_be_bytes());
-            }
-            "chacha20" => {
-                let mut counter = [0u8; 4];
-                counter.copy_from_slice(&self.iv[..4]);
-                let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
-                self.iv[..4].copy_from_slice(&next.to_le_bytes());
-            }
-            _ => {}
-        }
     }
 }
 

@@ -45,6 +45,11 @@ pub static FAMILIES: &[Family] = &[
         algorithms: crate::digest::algorithms,
     },
     Family {
+        operation: op::CIPHER,
+        from: Profile::Bulk,
+        algorithms: crate::cipher::algorithms,
+    },
+    Family {
         operation: op::MAC,
         from: Profile::Bulk,
         algorithms: crate::mac::algorithms,

@@ -24,12 +24,16 @@
 //!    `names::of` makes of them what OpenSSL wants. New reasons stand in `error.rs`.
 
 mod call;
+mod cipher;
 mod context;
 mod digest;
 mod error;
 mod family;
 mod ffi;
 mod mac;
+mod message;
 mod names;
+mod pieces;
+mod plain;
 mod profile;
 mod sessions;

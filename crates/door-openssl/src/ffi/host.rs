@@ -7,6 +7,7 @@ use super::core::Core;
 use super::params::{Asked, Given};
 use super::types::*;
 use crate::error::{Error, Result};
+use cryptofd_core::engine::Direction;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -158,6 +159,16 @@ type Free = unsafe extern "C" fn(*mut c_void);
 type Update = unsafe extern "C" fn(*mut c_void, *const u8, usize) -> c_int;
 type Final = unsafe extern "C" fn(*mut c_void, *mut u8, *mut usize, usize) -> c_int;
 type MacInit = unsafe extern "C" fn(*mut c_void, *const u8, usize, *const OSSL_PARAM) -> c_int;
+type CipherInit = unsafe extern "C" fn(
+    *mut c_void,
+    *const u8,
+    usize,
+    *const u8,
+    usize,
+    *const OSSL_PARAM,
+) -> c_int;
+type CipherUpdate =
+    unsafe extern "C" fn(*mut c_void, *mut u8, *mut usize, usize, *const u8, usize) -> c_int;
 type SetParams = unsafe extern "C" fn(*mut c_void, *const OSSL_PARAM) -> c_int;
 type GetParams = unsafe extern "C" fn(*mut c_void, *mut OSSL_PARAM) -> c_int;
 
@@ -185,6 +196,11 @@ impl Implementation {
                 of: self.clone(),
             })
         }
+    }
+
+    /// A context of a cipher.
+    pub fn cipher(&self) -> Result<Cipher> {
+        Ok(Cipher(self.context(cipher::NEWCTX, cipher::FREECTX)?))
     }
 
     /// A context of a MAC.
@@ -284,5 +300,96 @@ impl Mac {
     /// Answers.
     pub fn get_params(&self, asked: &mut Asked<'_>) -> Result<()> {
         self.0.get_params(mac::GET_CTX_PARAMS, asked)
+    }
+}
+
+/// A cipher of the host's.
+pub struct Cipher(Foreign);
+
+fn parts(bytes: Option<&[u8]>) -> (*const u8, usize) {
+    bytes.map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()))
+}
+
+impl Cipher {
+    /// Begins; what is not given stays as it was.
+    pub fn init(
+        &mut self,
+        direction: Direction,
+        key: Option<&[u8]>,
+        iv: Option<&[u8]>,
+        params: Given<'_>,
+    ) -> Result<()> {
+        let number = match direction {
+            Direction::Encrypt => cipher::ENCRYPT_INIT,
+            Direction::Decrypt => cipher::DECRYPT_INIT,
+        };
+        let ((key, key_length), (iv, iv_length)) = (parts(key), parts(iv));
+        // SAFETY: the number says the type; key and iv are readable for their lengths.
+        said(unsafe {
+            self.0.of.function::<CipherInit>(number)?(
+                self.0.context,
+                key,
+                key_length,
+                iv,
+                iv_length,
+                params.as_ptr(),
+            )
+        })
+    }
+
+    fn pass(&mut self, number: c_int, data: Input<'_>, out: Output<'_>) -> Result<usize> {
+        let mut written = 0;
+        // SAFETY: the number says the type; data is readable and out writable for their lengths.
+        said(unsafe {
+            self.0.of.function::<CipherUpdate>(number)?(
+                self.0.context,
+                out.as_mut_ptr(),
+                &mut written,
+                out.len(),
+                data.as_ptr(),
+                data.len(),
+            )
+        })?;
+        Ok(written)
+    }
+
+    /// Goes on; bytes that it gave.
+    pub fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<usize> {
+        self.pass(cipher::UPDATE, data, out)
+    }
+
+    /// All at once; bytes that it gave.
+    pub fn once(&mut self, data: Input<'_>, out: Output<'_>) -> Result<usize> {
+        self.pass(cipher::CIPHER, data, out)
+    }
+
+    /// Ends; bytes that it gave.
+    pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
+        let mut written = 0;
+        // SAFETY: the number says the type; out is writable for its length.
+        said(unsafe {
+            self.0.of.function::<Final>(cipher::FINAL)?(
+                self.0.context,
+                out.as_mut_ptr(),
+                &mut written,
+                out.len(),
+            )
+        })?;
+        Ok(written)
+    }
+
+    /// Another that goes on from here.
+    pub fn fork(&self) -> Result<Cipher> {
+        Ok(Cipher(self.0.copy(cipher::DUPCTX)?))
+    }
+
+    /// Sets parameters.
+    pub fn set_params(&mut self, params: Given<'_>) -> Result<()> {
+        self.0.set_params(cipher::SET_CTX_PARAMS, params)
+    }
+
+    /// Answers.
+    pub fn get_params(&self, asked: &mut Asked<'_>) -> Result<()> {
+        self.0.get_params(cipher::GET_CTX_PARAMS, asked)
     }
 }

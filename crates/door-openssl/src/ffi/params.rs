@@ -9,7 +9,7 @@
 
 use super::types::*;
 use crate::error::{Error, Reason, Result};
-use std::ffi::{CStr, c_char, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_uint};
 use std::marker::PhantomData;
 
 /// A list that says which parameters there are; made by `described!`.
@@ -382,10 +382,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The address and size themselves, for the few parameters that carry a buffer to be written
-    /// (TLS's multi-block interface).
-    pub fn address(&self) -> (*mut c_void, usize) {
-        (self.param.data, self.param.data_size)
+    /// Bytes, or only how many there will be: without data.
+    pub fn octets_or_size(&self) -> Result<(Option<&'a [u8]>, usize)> {
+        if self.param.data_type == OSSL_PARAM_OCTET_STRING && self.param.data.is_null() {
+            return Ok((None, self.param.data_size));
+        }
+        let bytes = self.octets()?;
+        Ok((Some(bytes), bytes.len()))
     }
 }
 
@@ -591,11 +594,9 @@ impl Slot<'_> {
         Ok(())
     }
 
-    /// Bytes, by value, or by their address where that is asked for.
-    ///
-    /// # Safety
-    /// The bytes stay where they are as long as whoever asks may look at them.
-    pub unsafe fn octets_or_ptr(self, value: &[u8]) -> Result<()> {
+    /// Bytes of a context, by value, or by their address where that is asked for: then the host may look at
+    /// them as long as it has the context.
+    pub fn octets_or_ptr(self, value: &[u8]) -> Result<()> {
         if self.param.data_type != OSSL_PARAM_OCTET_PTR {
             return self.octets(value);
         }

@@ -125,11 +125,12 @@ fn cipher(spec: &Spec) -> Result<(&'static str, Work)> {
 
 fn aead(spec: &Spec) -> Result<Work> {
     use ffi::aead::{Aead, Ccm};
-    let (key, tag) = (spec.key.bytes()?, spec.tag_size());
+    let secret = secret(spec)?;
+    let (key, tag) = (secret.expose(), spec.tag_size());
     Ok(Work::Aead(match spec.algorithm.template() {
-        "gcm" => Box::new(Aead::gcm(key, tag)?),
+        "gcm" => Box::new(Aead::gcm(key, tag)?.with_pieces(true, &secret)),
         "gcm-siv" => Box::new(Aead::gcm_siv(key, tag)?),
-        "rfc7539" => Box::new(Aead::chacha20_poly1305(key, tag)?),
+        "rfc7539" => Box::new(Aead::chacha20_poly1305(key, tag)?.with_pieces(false, &secret)),
         "ccm" => Box::new(Ccm::new(key, tag)?),
         _ => return Err(lacks(spec)),
     }))

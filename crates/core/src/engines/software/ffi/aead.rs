@@ -1,16 +1,21 @@
 //! AEADs: GCM, GCM-SIV and ChaCha20-Poly1305 by EVP_AEAD, CCM by EVP_CIPHER.
 
-use super::evp::{Context, Keyed, int};
+use super::evp::{Context, Keyed, MOST, int};
 use super::{bad_tag, failed};
-use crate::engine;
+use crate::engine::{self, AeadStream, Direction};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 use crate::sys::arena::ArenaBox;
 use crate::sys::buffer::{Input, Output};
 use aws_lc_sys as c;
+use std::sync::OnceLock;
 
 /// An AEAD with its key expanded.
 pub struct Aead {
     context: ArenaBox<c::EVP_AEAD_CTX>,
+    /// For messages in pieces: the cipher and the key, and a keyed context, made when there is one.
+    pieces: Option<(*const c::EVP_CIPHER, Secret)>,
+    template: OnceLock<Context>,
 }
 
 // SAFETY: seal and open take a const context and keep no state in it (aead.h: thread-safe).
@@ -34,7 +39,26 @@ impl Aead {
                 std::ptr::null_mut(),
             )
         };
-        super::done(result, "AEAD key").map(|()| Aead { context })
+        super::done(result, "AEAD key").map(|()| Aead {
+            context,
+            pieces: None,
+            template: OnceLock::new(),
+        })
+    }
+
+    /// The same, and for messages in pieces too.
+    pub fn with_pieces(mut self, gcm: bool, key: &Secret) -> Aead {
+        // SAFETY: these return pointers to static tables.
+        let cipher = unsafe {
+            match (gcm, key.len()) {
+                (false, _) => c::EVP_chacha20_poly1305(),
+                (true, 16) => c::EVP_aes_128_gcm(),
+                (true, 24) => c::EVP_aes_192_gcm(),
+                (true, _) => c::EVP_aes_256_gcm(),
+            }
+        };
+        self.pieces = Some((cipher, key.clone()));
+        self
     }
 
     /// AES-GCM: any nonce but an empty one, any tag up to 16 bytes.
@@ -133,6 +157,104 @@ impl engine::Aead for Aead {
         } else {
             Err(bad_tag())
         }
+    }
+
+    fn begin(&self, direction: Direction, iv: &[u8]) -> Result<Box<dyn AeadStream>> {
+        let Some((cipher, key)) = &self.pieces else {
+            return Err(Error::elsewhere("an AEAD of whole messages only"));
+        };
+        let template = match self.template.get() {
+            Some(template) => template,
+            None => {
+                let mut made = Context::new(*cipher, true)?;
+                made.key(key.expose())?;
+                self.template.get_or_init(|| made)
+            }
+        };
+        let mut running = Running(template.copy()?);
+        running.begin_again(direction, iv)?;
+        Ok(Box::new(running))
+    }
+}
+
+/// A message of GCM or ChaCha20-Poly1305 in pieces.
+struct Running(Context);
+
+impl AeadStream for Running {
+    fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> Result<()> {
+        let null = std::ptr::null_mut();
+        // SAFETY: this command takes a length and no pointer.
+        unsafe {
+            self.0
+                .control(c::EVP_CTRL_AEAD_SET_IVLEN, int(iv.len())?, null)?;
+        }
+        self.0.begin(iv, direction == Direction::Encrypt)
+    }
+
+    fn aad(&mut self, data: Input<'_>) -> Result<()> {
+        self.pieces(data, None)
+    }
+
+    fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        self.pieces(data, Some(out))
+    }
+
+    fn tag(&mut self, tag: &mut [u8; 16]) -> Result<()> {
+        let mut length = 0;
+        // SAFETY: nothing is left to be written; the tag has 16 bytes.
+        unsafe {
+            super::done(
+                c::EVP_CipherFinal_ex(self.0.raw(), tag.as_mut_ptr(), &mut length),
+                "AEAD",
+            )?;
+            self.0
+                .control(c::EVP_CTRL_AEAD_GET_TAG, 16, tag.as_mut_ptr().cast())
+        }
+    }
+
+    fn verify(&mut self, tag: &[u8]) -> Result<()> {
+        let mut expected = [0u8; 16];
+        if tag.is_empty() || tag.len() > 16 {
+            return Err(Error::invalid("a tag of 1 to 16 bytes"));
+        }
+        expected[..tag.len()].copy_from_slice(tag);
+        let (mut length, mut nothing) = (0, [0u8; 16]);
+        // SAFETY: the tag is readable for its size; nothing is left to be written.
+        let right = unsafe {
+            self.0.control(
+                c::EVP_CTRL_AEAD_SET_TAG,
+                int(tag.len())?,
+                expected.as_mut_ptr().cast(),
+            )?;
+            c::EVP_CipherFinal_ex(self.0.raw(), nothing.as_mut_ptr(), &mut length)
+        };
+        if right == 1 { Ok(()) } else { Err(bad_tag()) }
+    }
+
+    fn fork(&self) -> Result<Box<dyn AeadStream>> {
+        Ok(Box::new(Running(self.0.copy()?)))
+    }
+}
+
+impl Running {
+    /// Without an output it is associated data.
+    fn pieces(&mut self, data: Input<'_>, out: Option<Output<'_>>) -> Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let length = (data.len() - done).min(MOST);
+            let piece = data.split_at(done).1;
+            let target = match out {
+                Some(out) => out.split_at(done).1.as_mut_ptr(),
+                None => std::ptr::null_mut(),
+            };
+            // SAFETY: both are valid for `length` (an output is as long as the data), and the same memory or
+            // apart.
+            if !unsafe { self.0.update(target, piece.as_ptr(), int(length)?) } {
+                return Err(failed("AEAD"));
+            }
+            done += length;
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,171 @@
+//! A running cipher: whole blocks to the engine, and where the message is. Every mode's next IV follows from
+//! what went through, so it survives the loss of its engine, and a copy goes on from the IV alone.
+
+use super::{Session, counter_wraps};
+use crate::engine::{CipherStream, Direction, Work};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::sys::buffer::{Input, Output};
+use std::sync::Arc;
+
+/// Bytes of the longest IV.
+const LONGEST: usize = 16;
+
+/// A message of a cipher in whole blocks; the last piece may be shorter where the mode takes any length.
+pub struct Pieces {
+    session: Arc<Session>,
+    direction: Direction,
+    /// The IV with which an engine would go on from here, and its size.
+    iv: ([u8; LONGEST], usize),
+    state: Option<(Box<dyn CipherStream>, u64)>,
+    /// Bytes until a counter would wrap.
+    left: u64,
+}
+
+impl Pieces {
+    pub(super) fn new(session: &Arc<Session>, direction: Direction, iv: &[u8]) -> Pieces {
+        let mut place = ([0; LONGEST], iv.len());
+        place.0[..iv.len()].copy_from_slice(iv);
+        Pieces {
+            session: session.clone(),
+            direction,
+            iv: place,
+            state: None,
+            left: session.counter_room(iv),
+        }
+    }
+
+    /// The IV with which the message would go on from here.
+    pub fn iv(&self) -> &[u8] {
+        &self.iv.0[..self.iv.1]
+    }
+
+    /// Another that goes on from here.
+    pub fn fork(&self) -> Pieces {
+        Pieces {
+            session: self.session.clone(),
+            direction: self.direction,
+            iv: self.iv,
+            state: None,
+            left: self.left,
+        }
+    }
+
+    /// Whether an engine has begun.
+    pub(super) fn begun(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// Whole blocks, as long in `out`, which is the same memory or apart.
+    pub fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        super::check_output(out.len(), data.len())?;
+        super::check_overlap(data, out)?;
+        let block = self.session.spec.algorithm.block;
+        if data.len() % block != 0 {
+            return Err(Error::invalid(format!(
+                "{} bytes: pieces of whole blocks of {block} bytes",
+                data.len()
+            )));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.pass(data, out, false)
+    }
+
+    /// What the beginning of a block becomes, in a mode that takes any length; the message does not go on.
+    pub fn look(&self, data: Input<'_>, out: Output<'_>) -> Result<()> {
+        super::check_output(out.len(), data.len())?;
+        self.session.run(|work| match work {
+            Work::Cipher(cipher) => cipher.once(self.direction, self.iv(), data, out),
+            _ => Err(self.session.not_this("stream")),
+        })
+    }
+
+    /// Gives blocks to the engine, on the next one if it fails, and learns the next IV.
+    pub(super) fn pass(&mut self, data: Input<'_>, out: Output<'_>, last: bool) -> Result<()> {
+        let length = data.len() as u64;
+        if length > self.left {
+            return Err(counter_wraps(data.len(), self.left));
+        }
+        if self.left != u64::MAX {
+            self.left -= length;
+        }
+        // In place, the ciphertext that the next IV needs would be gone afterwards.
+        let before = self.next_iv_source(data);
+        loop {
+            let attempt = match &mut self.state {
+                Some((state, generation)) => (state.update(data, out, last), *generation),
+                None => {
+                    let (direction, iv) = (self.direction, self.iv());
+                    let state = self.session.run(|work| match work {
+                        Work::Cipher(cipher) => cipher.begin(direction, iv),
+                        _ => Err(self.session.not_this("stream")),
+                    })?;
+                    let generation = self.session.active.load().generation;
+                    self.state = Some((state, generation));
+                    continue;
+                }
+            };
+            match attempt {
+                (Ok(()), _) => break,
+                (Err(error), generation) if error.kind() == ErrorKind::EngineFailed => {
+                    self.state = None;
+                    if data.as_ptr() == out.as_mut_ptr().cast_const() {
+                        return Err(Error::stale(format!(
+                            "{error}; the input was overwritten in place and cannot be repeated"
+                        )));
+                    }
+                    self.session.move_on(generation, &error)?;
+                }
+                (Err(error), _) => {
+                    self.state = None;
+                    return Err(error);
+                }
+            }
+        }
+        if last {
+            self.state = None;
+        } else {
+            self.advance(&before, data.len(), out);
+        }
+        Ok(())
+    }
+
+    /// The last block of input, where the next IV comes from the input.
+    fn next_iv_source(&self, data: Input<'_>) -> [u8; LONGEST] {
+        let size = self.iv.1;
+        let mut last = [0; LONGEST];
+        let chained = matches!(self.session.spec.algorithm.template(), "cbc" | "cfb");
+        if chained && self.direction == Direction::Decrypt && data.len() >= size {
+            data.split_at(data.len() - size)
+                .1
+                .copy_to(&mut last[..size]);
+        }
+        last
+    }
+
+    fn advance(&mut self, before: &[u8; LONGEST], length: usize, out: Output<'_>) {
+        let size = self.iv.1;
+        let iv = &mut self.iv.0;
+        match self.session.spec.algorithm.template() {
+            "cbc" | "cfb" => match self.direction {
+                Direction::Decrypt => *iv = *before,
+                Direction::Encrypt => {
+                    let last = out.as_input().split_at(out.len() - size).1;
+                    last.copy_to(&mut iv[..size]);
+                }
+            },
+            "ctr" => {
+                let next = u128::from_be_bytes(*iv).wrapping_add((length / 16) as u128);
+                *iv = next.to_be_bytes();
+            }
+            "chacha20" => {
+                let mut counter = [0u8; 4];
+                counter.copy_from_slice(&iv[..4]);
+                let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
+                iv[..4].copy_from_slice(&next.to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+}
