@@ -13,6 +13,7 @@ pub mod info;
 pub mod pair;
 pub mod preferences;
 pub mod record;
+pub mod remote;
 pub mod ring;
 pub mod secret;
 pub mod selftest;

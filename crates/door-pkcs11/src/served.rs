@@ -1,81 +1,22 @@
 //! What does the work: a session of this process, or one that a worker of the broker's serves.
 
 use crate::rv::{Result, Rv, invalid_is};
-use cryptofd_core::client::{Client, Facts};
+use cryptofd_core::client::Client;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::error::Error;
 use cryptofd_core::pair::Options;
 use cryptofd_core::record::{Op, Params, Request};
+pub use cryptofd_core::remote::Remote;
+use cryptofd_core::remote::request;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{Hasher, Session, Stream};
 use cryptofd_core::sys::buffer::{Input, Output};
-use cryptofd_core::sys::fork;
 use cryptofd_core::table::{Algorithm, Kind};
 use cryptoki_sys::*;
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// A session that a worker serves.
-pub struct Remote {
-    /// In a forked child it has a descriptor of its own.
-    client: Mutex<(u64, Arc<Client>)>,
-    facts: Facts,
-}
-
 type Done<T> = std::result::Result<T, Error>;
-
-impl Remote {
-    /// The session behind a descriptor.
-    pub fn adopt(fd: OwnedFd) -> Done<Remote> {
-        let client = Client::adopt(fd, &mut || Ok(()))?;
-        Ok(Remote {
-            facts: Facts::new(client.info())?,
-            client: Mutex::new((fork::generation(), Arc::new(client))),
-        })
-    }
-
-    fn client(&self) -> Done<Arc<Client>> {
-        let mut place = lock(&self.client);
-        let generation = fork::generation();
-        if place.0 != generation {
-            // The parent's answers and ours must not mix.
-            let shared = Client::adopt(place.1.duplicate()?, &mut || Ok(()))?;
-            *place = (generation, Arc::new(shared.try_clone(&mut || Ok(()))?));
-        }
-        Ok(place.1.clone())
-    }
-
-    fn ask(&self, request: &Request<'_>) -> Done<Zeroizing<Vec<u8>>> {
-        let answer = self.client()?.call(request, &mut || Ok(()))?;
-        Ok(Zeroizing::new(answer))
-    }
-
-    fn answer_into(&self, request: &Request<'_>, out: Output<'_>) -> Done<usize> {
-        self.client()?.call_into(request, out, &mut || Ok(()))
-    }
-
-    /// The same with a result of one length.
-    fn exactly(&self, request: &Request<'_>, out: Output<'_>) -> Done<()> {
-        if self.answer_into(request, out)? == out.len() {
-            Ok(())
-        } else {
-            out.wipe();
-            Err(Error::system(libc::EPROTO, "an answer of another length"))
-        }
-    }
-
-    /// A client of the session with a state of its own.
-    fn fresh(&self) -> Done<Client> {
-        let fresh = self.client()?.try_clone(&mut || Ok(()))?;
-        fresh.call(&Request::new(Op::Reset), &mut || Ok(()))?;
-        Ok(fresh)
-    }
-}
 
 /// What does the work.
 #[derive(Clone)]
@@ -84,30 +25,12 @@ pub enum Served {
     There(Arc<Remote>),
 }
 
-fn request<'a>(op: Op, data: Input<'a>) -> Request<'a> {
-    Request {
-        data,
-        ..Request::new(op)
-    }
-}
-
-fn params<'a>(options: &Options<'a>) -> Params<'a> {
-    Params {
-        hash: options.hash,
-        scheme: options.scheme,
-        salt_length: options.salt_length,
-        format: options.format,
-        label: options.label,
-        ..Params::default()
-    }
-}
-
 impl Served {
     /// The algorithm.
     pub fn algorithm(&self) -> &'static Algorithm {
         match self {
             Served::Here(session) => session.algorithm(),
-            Served::There(remote) => remote.facts.algorithm,
+            Served::There(remote) => remote.algorithm(),
         }
     }
 
@@ -115,7 +38,7 @@ impl Served {
     pub fn tag_size(&self) -> usize {
         match self {
             Served::Here(session) => session.tag_size(),
-            Served::There(remote) => remote.facts.tag_size,
+            Served::There(remote) => remote.tag_size(),
         }
     }
 
@@ -123,7 +46,7 @@ impl Served {
     pub fn digest_size(&self) -> usize {
         match self {
             Served::Here(session) => session.digest_size(),
-            Served::There(remote) => remote.facts.digest_size,
+            Served::There(remote) => remote.digest_size(),
         }
     }
 
@@ -217,7 +140,7 @@ impl Served {
             Served::Here(session) => Ok(Hashing::Here(session.hasher()?)),
             Served::There(remote) => Ok(Hashing::There(
                 Box::new(remote.fresh()?),
-                remote.facts.digest_size,
+                remote.digest_size(),
             )),
         }
     }
@@ -237,14 +160,7 @@ impl Served {
     pub fn sign(&self, data: Input<'_>, prehashed: bool, options: &Options<'_>) -> Done<Vec<u8>> {
         match self {
             Served::Here(session) => session.sign(data, prehashed, options),
-            Served::There(remote) => {
-                let op = if prehashed { Op::SignDigest } else { Op::Sign };
-                let request = Request {
-                    params: params(options),
-                    ..request(op, data)
-                };
-                Ok(remote.ask(&request)?.to_vec())
-            }
+            Served::There(remote) => remote.sign(data, prehashed, options),
         }
     }
 
@@ -258,21 +174,7 @@ impl Served {
     ) -> Done<()> {
         match self {
             Served::Here(session) => session.verify_signature(data, prehashed, signature, options),
-            Served::There(remote) => {
-                let op = if prehashed {
-                    Op::VerifyDigest
-                } else {
-                    Op::VerifySignature
-                };
-                let request = Request {
-                    params: Params {
-                        tag: Some(signature),
-                        ..params(options)
-                    },
-                    ..request(op, data)
-                };
-                remote.ask(&request).map(drop)
-            }
+            Served::There(remote) => remote.verify(data, prehashed, signature, options),
         }
     }
 
@@ -291,17 +193,7 @@ impl Served {
                 let secret = session.pair_decrypt(data, options)?;
                 Ok(Zeroizing::new(secret.expose().to_vec()))
             }
-            (Served::There(remote), _) => {
-                let op = match direction {
-                    Direction::Encrypt => Op::Encrypt,
-                    Direction::Decrypt => Op::Decrypt,
-                };
-                let request = Request {
-                    params: params(options),
-                    ..request(op, data)
-                };
-                remote.ask(&request)
-            }
+            (Served::There(remote), _) => remote.pair_crypt(direction, data, options),
         }
     }
 
@@ -309,10 +201,7 @@ impl Served {
     pub fn agree(&self, peer: &[u8]) -> Done<Secret> {
         match self {
             Served::Here(session) => session.agree(peer),
-            Served::There(remote) => {
-                let secret = remote.ask(&request(Op::Agree, Input::from(peer)))?;
-                Ok(Secret::new(&secret))
-            }
+            Served::There(remote) => remote.agree(peer),
         }
     }
 
@@ -329,10 +218,7 @@ impl Served {
     pub fn decapsulate(&self, ciphertext: &[u8]) -> Done<Secret> {
         match self {
             Served::Here(session) => session.decapsulate(ciphertext),
-            Served::There(remote) => {
-                let secret = remote.ask(&request(Op::Decapsulate, Input::from(ciphertext)))?;
-                Ok(Secret::new(&secret))
-            }
+            Served::There(remote) => remote.decapsulate(ciphertext),
         }
     }
 
