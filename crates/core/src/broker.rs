@@ -9,10 +9,10 @@ use crate::cpu::{cores, spin};
 use crate::error::{Error, Kind, Result};
 use crate::record;
 use crate::sys::buffer::Input;
-use crate::sys::{fork, process, socket, stream};
+use crate::sys::{descriptor, fork, process, socket, stream};
 use serde_json::{Value, json};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
@@ -147,12 +147,20 @@ impl Answer {
 
 struct Connection {
     fd: OwnedFd,
+    /// What it was when it was made (st_dev and st_ino).
+    socket: Option<(u64, u64)>,
     /// The process that made it.
     generation: u64,
     /// Bytes of an answer that was not taken to its end.
     left: Vec<u8>,
     /// How long Open takes: programs ask for many sessions, one after the other.
     open: Least,
+}
+
+impl Connection {
+    fn is_there(&self) -> bool {
+        self.socket.is_some() && self.socket == descriptor::identity(self.fd.as_raw_fd())
+    }
 }
 
 /// A broker, connected when it is first asked.
@@ -230,6 +238,12 @@ impl Broker {
         until: Instant,
     ) -> Result<&'a mut Connection> {
         let generation = fork::generation();
+        if place.as_ref().is_some_and(|c| !c.is_there()) {
+            // The program closed it behind our back, and may use its number: it is not closed again.
+            if let Some(gone) = place.take() {
+                std::mem::forget(gone.fd);
+            }
+        }
         if place.as_ref().is_some_and(|c| c.generation != generation) {
             // A parent's: its bytes and ours must not mix.
             if let Address::Inherited(number) = self.address {
@@ -266,6 +280,7 @@ impl Broker {
                 )));
             }
             *place = Some(Connection {
+                socket: descriptor::identity(fd.as_raw_fd()),
                 fd,
                 generation,
                 left: Vec::new(),

@@ -8,9 +8,9 @@ use crate::pair::Options;
 use crate::record::{Op, Params, Request};
 use crate::secret::Secret;
 use crate::sys::buffer::{Input, Output};
-use crate::sys::fork;
+use crate::sys::{descriptor, fork};
 use crate::table::Algorithm;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
@@ -37,10 +37,34 @@ fn params<'a>(options: &Options<'a>) -> Params<'a> {
     }
 }
 
+/// The client of one process.
+struct Ours {
+    generation: u64,
+    /// What its descriptor was when it was made (st_dev and st_ino): a program may close it behind our back,
+    /// and use the number again.
+    socket: Option<(u64, u64)>,
+    client: Arc<Client>,
+}
+
+impl Ours {
+    fn new(client: Client) -> Ours {
+        Ours {
+            generation: fork::generation(),
+            socket: descriptor::identity(client.as_fd().as_raw_fd()),
+            client: Arc::new(client),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.socket.is_some()
+            && self.socket == descriptor::identity(self.client.as_fd().as_raw_fd())
+    }
+}
+
 /// A session that a worker serves.
 pub struct Remote {
-    /// In a forked child it has a descriptor of its own.
-    client: Mutex<(u64, Arc<Client>)>,
+    /// In a forked child it has a descriptor of its own. None: the program closed it.
+    client: Mutex<Option<Ours>>,
     facts: Facts,
     usage: Vec<String>,
 }
@@ -56,7 +80,7 @@ impl Remote {
             usage: words
                 .filter_map(|word| word.as_str().map(str::to_owned))
                 .collect(),
-            client: Mutex::new((fork::generation(), Arc::new(client))),
+            client: Mutex::new(Some(Ours::new(client))),
         })
     }
 
@@ -80,15 +104,27 @@ impl Remote {
         self.facts.digest_size
     }
 
+    /// EBADF once the program has closed the session's descriptor, or another holder of it ended the session.
     fn client(&self) -> Result<Arc<Client>> {
         let mut place = lock(&self.client);
-        let generation = fork::generation();
-        if place.0 != generation {
-            // The parent's answers and ours must not mix.
-            let shared = Client::adopt(place.1.duplicate()?, &mut || Ok(()))?;
-            *place = (generation, Arc::new(shared.try_clone(&mut || Ok(()))?));
+        let Some(ours) = place.as_ref() else {
+            return Err(Error::closed());
+        };
+        if !ours.is_there() {
+            // The number may be the program's by now: it is not closed.
+            std::mem::forget(place.take());
+            return Err(Error::closed());
         }
-        Ok(place.1.clone())
+        if ours.generation != fork::generation() {
+            // The parent's answers and ours must not mix.
+            let shared = Client::adopt(ours.client.duplicate()?, &mut || Ok(()));
+            let own = shared.and_then(|shared| shared.try_clone(&mut || Ok(())));
+            *place = Some(Ours::new(own.map_err(|_| Error::closed())?));
+        }
+        match place.as_ref() {
+            Some(ours) => Ok(ours.client.clone()),
+            None => Err(Error::closed()),
+        }
     }
 
     /// Asks, and waits for the answer.
