@@ -21,7 +21,7 @@ providers = providers
 alg_section = algorithms
 [providers]
 default = default_section
-cryptofd = cryptofd_section
+{name} = cryptofd_section
 [default_section]
 activate = 1
 [cryptofd_section]
@@ -29,7 +29,7 @@ module = {library}
 activate = 1
 {more}
 [algorithms]
-default_properties = {properties}
+{properties}
 """
 
 
@@ -37,11 +37,13 @@ class Host:
     """A configuration for libcrypto, and programs that run with it."""
 
     def __init__(
-        self, folder: Path, profile: str | None = "all", properties: str = "?provider=cryptofd"
-    ) -> None:
-        self.file = folder / f"{profile}-{properties.strip('?')[:20]}.cnf"
+        self, folder: Path, profile: str | None = "all",
+        properties: str | None = "?provider=cryptofd", name: str = "libcryptofd-openssl",
+    ) -> None:  # fmt: skip
+        self.file = folder / f"{profile}-{str(properties).strip('?')[:20]}.cnf"
         more = "" if profile is None else f"profile = {profile}"
-        text = CONFIGURATION.format(library=LIBRARY, more=more, properties=properties)
+        properties = "" if properties is None else f"default_properties = {properties}"
+        text = CONFIGURATION.format(library=LIBRARY, name=name, more=more, properties=properties)
         self.file.write_text(text)
 
     def environment(self, **more: str) -> dict[str, str]:

@@ -4,16 +4,34 @@ use crate::error::{Error, Reason, Result};
 use crate::family::{Algorithm, FAMILIES};
 use crate::ffi::core::Core;
 use crate::ffi::host::{Implementation, Others};
-use crate::ffi::types::OSSL_ALGORITHM;
+use crate::ffi::types::{OSSL_ALGORITHM, op};
 use crate::profile::Profile;
 use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::{Arc, OnceLock};
 
+/// OpenSSL asks its providers in the order in which they were activated, or of their names once a program has
+/// looked for one by its name, and keeps to the first that has an algorithm. All keys of a type are one
+/// algorithm: what a program generates, or reads from its files, must go to the host's own providers (base,
+/// default, fips), so that this one comes after these.
+const BEFORE: &str = "fips";
+
+/// The operations that ours and the host's keys share by name.
+const SHARED: [c_int; 6] = [
+    op::KEYMGMT,
+    op::KEYEXCH,
+    op::SIGNATURE,
+    op::ASYM_CIPHER,
+    op::KEM,
+    op::DECODER,
+];
+
 /// One loaded provider; a library context of the host's may have each.
 pub struct Provider {
     core: Core,
     profile: Profile,
+    /// Whether the host's own providers come before this one.
+    beside: bool,
     /// By operation, each list with its end.
     lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>>,
     others: OnceLock<Others>,
@@ -40,13 +58,16 @@ impl Provider {
                 return Err(error);
             }
         };
+        let beside = core
+            .parameter(c"provider-name")
+            .is_none_or(|name| name.as_str() > BEFORE);
         let mut lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>> = BTreeMap::new();
         for (family, algorithms) in FAMILIES.iter().zip(families()) {
-            if profile >= family.from {
+            if profile >= family.from && (beside || !SHARED.contains(&family.operation)) {
                 let list = lists.entry(family.operation).or_default();
                 list.extend(algorithms.iter().map(|algorithm| OSSL_ALGORITHM {
                     algorithm_names: algorithm.names.as_ptr(),
-                    property_definition: c"provider=cryptofd".as_ptr(),
+                    property_definition: algorithm.properties.as_ptr(),
                     implementation: algorithm.functions.as_ptr(),
                     algorithm_description: algorithm.description.as_ptr(),
                 }));
@@ -63,6 +84,7 @@ impl Provider {
         Ok(Arc::new(Provider {
             core,
             profile,
+            beside,
             lists,
             others: OnceLock::new(),
         }))
@@ -82,6 +104,18 @@ impl Provider {
     /// The profile.
     pub fn profile(&self) -> Profile {
         self.profile
+    }
+
+    /// An error where the host's own providers may come after this one: then it offers no keys.
+    pub fn offers_keys(&self) -> Result<()> {
+        if self.beside {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::PARAMETER,
+            "the provider's name in the configuration must come after \"fips\" in the alphabet \
+             (libcryptofd-openssl, say): else programs' own keys would come to it",
+        ))
     }
 
     /// The algorithms of an operation, with their end.

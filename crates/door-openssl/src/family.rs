@@ -12,6 +12,8 @@ pub struct Algorithm {
     pub functions: &'static [OSSL_DISPATCH],
     /// For people.
     pub description: CString,
+    /// Its properties.
+    pub properties: CString,
 }
 
 impl Algorithm {
@@ -23,7 +25,14 @@ impl Algorithm {
             names: text(names),
             functions,
             description: text(description),
+            properties: text("provider=cryptofd"),
         }
+    }
+
+    /// With these properties.
+    pub fn with(mut self, properties: &str) -> Algorithm {
+        self.properties = CString::new(properties).unwrap_or_default();
+        self
     }
 }
 
@@ -37,21 +46,21 @@ pub struct Family {
     pub algorithms: fn() -> Vec<Algorithm>,
 }
 
+const fn family(operation: c_int, from: Profile, algorithms: fn() -> Vec<Algorithm>) -> Family {
+    Family {
+        operation,
+        from,
+        algorithms,
+    }
+}
+
 /// All of them.
 pub static FAMILIES: &[Family] = &[
-    Family {
-        operation: op::DIGEST,
-        from: Profile::Bulk,
-        algorithms: crate::digest::algorithms,
-    },
-    Family {
-        operation: op::CIPHER,
-        from: Profile::Bulk,
-        algorithms: crate::cipher::algorithms,
-    },
-    Family {
-        operation: op::MAC,
-        from: Profile::Bulk,
-        algorithms: crate::mac::algorithms,
-    },
+    family(op::KEYMGMT, Profile::Keys, crate::keys::managers),
+    family(op::SIGNATURE, Profile::Keys, crate::keys::signatures),
+    family(op::STORE, Profile::Keys, crate::keys::stores),
+    family(op::DECODER, Profile::Keys, crate::keys::decoders),
+    family(op::DIGEST, Profile::Bulk, crate::digest::algorithms),
+    family(op::CIPHER, Profile::Bulk, crate::cipher::algorithms),
+    family(op::MAC, Profile::Bulk, crate::mac::algorithms),
 ];

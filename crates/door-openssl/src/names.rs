@@ -41,9 +41,18 @@ fn has(names: &str, name: &str) -> bool {
 /// The hash or XOF that OpenSSL calls so.
 pub fn digest(name: &str) -> Option<&'static Algorithm> {
     ALGORITHMS.iter().find(|algorithm| {
+        // None of them depends on the size of a key.
+        let mut all = algorithm.openssl.iter().chain(algorithm.openssl_aliases);
         matches!(algorithm.kind, Kind::Hash | Kind::Xof)
-            && of(algorithm, 0, 0).is_some_and(|names| has(&names, name))
+            && all.any(|own| own.eq_ignore_ascii_case(name))
     })
+}
+
+/// The name of a hash that older programs know as well: SHA256 where there is such a one, else the chief one.
+pub fn short(hash: &Algorithm) -> &'static str {
+    let plain = |name: &&&'static str| name.starts_with("SHA") && !name.contains(['-', '/']);
+    let alias = hash.openssl_aliases.iter().find(plain);
+    alias.copied().or(hash.openssl).unwrap_or_default()
 }
 
 /// The cipher or AEAD that OpenSSL calls so, and the bits of its key that the name says.
@@ -63,8 +72,18 @@ pub fn cipher(name: &str) -> Option<(&'static Algorithm, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use super::{digest, of, short};
     use cryptofd_core::table::find;
+
+    #[test]
+    fn a_hash_has_many_names() {
+        for name in ["SHA256", "sha2-256", "SHA-256", "2.16.840.1.101.3.4.2.1"] {
+            assert_eq!(digest(name).unwrap().name, "sha256");
+        }
+        assert_eq!(short(digest("SHA2-384").unwrap()), "SHA384");
+        assert_eq!(short(digest("SHA1").unwrap()), "SHA1");
+        assert!(digest("AES-128-ECB").is_none());
+    }
 
     #[test]
     fn names_follow_the_key() {

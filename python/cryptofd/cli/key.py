@@ -81,6 +81,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     public.add_argument("--version", type=int, metavar="N", help="of this version")
     public.add_argument("-o", "--output", default="-", metavar="FILE", help="default: a pipe")
     public.add_argument("-f", "--force", action="store_true", help="replace what is there")
+    reference = verb("reference", "a PEM file with the key's name, for OpenSSL's programs")
+    reference.add_argument("-o", "--output", default="-", metavar="FILE", help="default: a pipe")
+    reference.add_argument("-f", "--force", action="store_true", help="replace what is there")
     change = verb("change", "another label, or an earlier end")
     change.add_argument("--label", dest="new_label", metavar="NEW")
     change.add_argument("--expires", type=_moment, metavar="DATE|DAYSd")
@@ -209,23 +212,54 @@ def _derive(broker: Connection, options: argparse.Namespace) -> None:
     _tell(key, options)
 
 
-def _public(broker: Connection, options: argparse.Namespace) -> None:
+def _pem(label: str, der: bytes) -> bytes:
+    import base64
+    import textwrap
+
+    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""]).encode()
+
+
+def _pair(broker: Connection, options: argparse.Namespace) -> tuple[Key, bytes]:
+    """A pair, and its public half."""
     import base64
     import errno
-    import textwrap
 
     from cryptofd.errors import InvalidArgument
 
-    key = broker.keys.info(options.label, version=options.version)
+    key = broker.keys.info(options.label, version=getattr(options, "version", None))
     if key.public is None:
         raise InvalidArgument(
             errno.EINVAL, f"{key.reference} is of {key.algorithm}: it has no public half"
         )
-    if options.der:
-        _write(options, base64.b64decode(key.public))
-        return
-    lines = ["-----BEGIN PUBLIC KEY-----", *textwrap.wrap(key.public, 64)]
-    _write(options, "\n".join([*lines, "-----END PUBLIC KEY-----", ""]).encode())
+    return key, base64.b64decode(key.public)
+
+
+def _public(broker: Connection, options: argparse.Namespace) -> None:
+    _, public = _pair(broker, options)
+    _write(options, public if options.der else _pem("PUBLIC KEY", public))
+
+
+def _reference(broker: Connection, options: argparse.Namespace) -> None:
+    """``SEQUENCE { type UTF8String, uri UTF8String }``, as crates/door-openssl reads it."""
+    from urllib.parse import quote
+
+    import cryptofd
+
+    key, _ = _pair(broker, options)
+    algorithm = next(one for one in cryptofd.algorithms() if one.name == key.algorithm)
+    uri = f"cryptofd:{quote(key.owner, safe=':')}/{quote(key.label, safe='')}"
+    texts = [text.encode() for text in (algorithm.names["openssl"] or "", uri)]
+    inner = b"".join(b"\x0c" + _length(text) + text for text in texts)
+    _write(options, _pem("CRYPTOFD KEY REFERENCE", b"\x30" + _length(inner) + inner))
+
+
+def _length(content: bytes) -> bytes:
+    """Of an element of DER."""
+    size = len(content)
+    if size < 128:
+        return bytes([size])
+    return bytes([0x81, size]) if size < 256 else bytes([0x82, *size.to_bytes(2)])
 
 
 def _change(broker: Connection, options: argparse.Namespace) -> None:
@@ -273,6 +307,7 @@ _VERBS = {
     "unwrap": _unwrap,
     "derive": _derive,
     "public": _public,
+    "reference": _reference,
     "change": _change,
     "list": _list,
     "show": _show,

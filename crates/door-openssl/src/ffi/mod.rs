@@ -2,11 +2,15 @@
 
 pub mod cipher;
 pub mod core;
+pub mod decoder;
 pub mod digest;
 mod entry;
 pub mod host;
+pub mod keymgmt;
 pub mod mac;
 pub mod params;
+pub mod signature;
+pub mod store;
 pub mod types;
 
 use crate::context::Provider;

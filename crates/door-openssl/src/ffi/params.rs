@@ -453,6 +453,14 @@ impl Slot<'_> {
         )
     }
 
+    /// Whether text is asked for.
+    pub fn is_text(&self) -> bool {
+        matches!(
+            self.param.data_type,
+            OSSL_PARAM_UTF8_STRING | OSSL_PARAM_UTF8_PTR
+        )
+    }
+
     /// How much room the caller has made.
     pub fn room(&self) -> usize {
         self.param.data_size

@@ -1,0 +1,277 @@
+//! Keys: public ones, and those whose private half the broker keeps.
+
+use crate::error::{Error, Reason, Result};
+use crate::pair::Public;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cryptofd_core::broker;
+use cryptofd_core::engine::Key as Material;
+use cryptofd_core::error::{Error as CoreError, Result as CoreResult};
+use cryptofd_core::remote::Remote;
+use cryptofd_core::secret::Secret;
+use cryptofd_core::session::{Request, Session};
+use cryptofd_core::table::{self, Algorithm, Kind};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+/// Most keys that are listed.
+const MOST: usize = 10_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// What the broker or a worker said.
+pub fn told(error: CoreError) -> Error {
+    let reason = match error.errno() {
+        libc::ENOKEY => Reason::NO_SUCH_KEY,
+        libc::EKEYEXPIRED | libc::EKEYREVOKED => Reason::KEY_NOT_USABLE,
+        libc::ECONNREFUSED | libc::EPIPE | libc::ECONNRESET | libc::EBADF => Reason::BROKER,
+        libc::EPERM | libc::EACCES | libc::EDQUOT => Reason::REFUSED,
+        _ => return Error::from(error),
+    };
+    Error::new(reason, error.message().to_owned())
+}
+
+fn ask(method: &str, parameters: &Value) -> Result<broker::Answer> {
+    broker::default()
+        .and_then(|broker| broker.call(method, parameters, &[], true, &mut || Ok(())))
+        .map_err(told)
+}
+
+/// The private half of a key of the broker's.
+struct Kept {
+    /// `OWNER/LABEL`.
+    name: String,
+    version: u64,
+    session: Mutex<Option<Arc<Remote>>>,
+}
+
+/// Whether the session itself is gone, which says nothing about the key.
+fn is_gone(error: &CoreError) -> bool {
+    matches!(
+        error.errno(),
+        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::EBADF | libc::ENODEV
+    )
+}
+
+impl Kept {
+    fn session(&self) -> Result<Arc<Remote>> {
+        let mut place = lock(&self.session);
+        if let Some(session) = &*place {
+            return Ok(session.clone());
+        }
+        let asked = json!({"key": self.name, "version": self.version, "options": {}});
+        let mut answer = ask("Open", &asked)?;
+        let fd = answer.descriptor("fd").map_err(told)?;
+        let session = Arc::new(Remote::adopt(fd).map_err(told)?);
+        *place = Some(session.clone());
+        Ok(session)
+    }
+
+    fn forget(&self, session: &Arc<Remote>) {
+        let mut place = lock(&self.session);
+        if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, session)) {
+            *place = None;
+        }
+    }
+}
+
+/// A key. Before OpenSSL has imported a public one into it, it is empty.
+pub struct Key {
+    place: usize,
+    public: OnceLock<Public>,
+    /// The table's algorithm that a kept key is for.
+    algorithm: Option<&'static Algorithm>,
+    kept: Option<Kept>,
+    /// The public half's own session, where it is used.
+    here: OnceLock<Arc<Session>>,
+}
+
+impl Key {
+    /// One without anything in it, of the type at this place.
+    pub fn empty(place: usize) -> Key {
+        Key {
+            place,
+            public: OnceLock::new(),
+            algorithm: None,
+            kept: None,
+            here: OnceLock::new(),
+        }
+    }
+
+    fn of(description: &Value, private: bool) -> Result<Option<Key>> {
+        let text = |name: &str| description[name].as_str().unwrap_or_default();
+        let Ok(algorithm) = table::find(text("algorithm")) else {
+            return Ok(None);
+        };
+        if algorithm.kind != Kind::Pair {
+            return Ok(None);
+        }
+        let Ok(spki) = STANDARD.decode(text("public")) else {
+            return Ok(None);
+        };
+        // What this door has no words for is not shown.
+        let Ok(public) = Public::parse(&spki) else {
+            return Ok(None);
+        };
+        let kept = (private && text("type") != "public").then(|| Kept {
+            name: format!("{}/{}", text("owner"), text("label")),
+            version: description["version"].as_u64().unwrap_or(1),
+            session: Mutex::default(),
+        });
+        Ok(Some(Key {
+            place: public.place,
+            public: OnceLock::from(public),
+            algorithm: Some(algorithm),
+            kept,
+            here: OnceLock::new(),
+        }))
+    }
+
+    /// The broker's key of this name. Its session is opened now: what it needs may be the right of a parent
+    /// that gives up its rights, or of a program before it changes its root.
+    pub fn named(name: &str, private: bool) -> Result<Key> {
+        let answer = ask("KeyInfo", &json!({"key": name, "version": null}))?;
+        let description = &answer.parameters["key"];
+        match Key::of(description, private)? {
+            Some(key) => {
+                if let Some(kept) = &key.kept {
+                    kept.session()?;
+                }
+                Ok(key)
+            }
+            None => Err(Error::new(
+                Reason::UNSUPPORTED,
+                format!(
+                    "cryptofd:{name} is of {}: not a pair of keys that OpenSSL's programs can use",
+                    description["algorithm"]
+                ),
+            )),
+        }
+    }
+
+    /// All pairs that the caller may use.
+    pub fn all(private: bool) -> Result<Vec<Key>> {
+        let mut all = Vec::new();
+        let mut after = Value::Null;
+        loop {
+            let answer = ask("ListKeys", &json!({"all": null, "after": after}))?;
+            let keys = answer.parameters["keys"].as_array();
+            let keys = keys.map(Vec::as_slice).unwrap_or_default();
+            let Some(last) = keys.last().map(|key| key["id"].clone()) else {
+                return Ok(all);
+            };
+            for description in keys {
+                all.extend(Key::of(description, private)?);
+            }
+            if last == after || all.len() >= MOST {
+                return Ok(all);
+            }
+            after = last;
+        }
+    }
+
+    /// The same key without its private half.
+    pub fn public_half(&self) -> Key {
+        let public = OnceLock::new();
+        if let Some(own) = self.public() {
+            let _ = public.set(own.clone());
+        }
+        Key {
+            place: self.place,
+            public,
+            algorithm: self.algorithm,
+            kept: None,
+            here: OnceLock::new(),
+        }
+    }
+
+    /// Takes a public key, if it has none yet.
+    pub fn fill(&self, public: Public) -> Result<()> {
+        if public.place != self.place {
+            return Err(Error::new(Reason::INVALID, "a key of another type"));
+        }
+        self.public
+            .set(public)
+            .map_err(|_| Error::new(Reason::INVALID, "this key has its numbers already"))
+    }
+
+    /// Its type's place.
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The public half, if it is there.
+    pub fn public(&self) -> Option<&Public> {
+        self.public.get()
+    }
+
+    /// The public half.
+    pub fn numbers(&self) -> Result<&Public> {
+        self.public()
+            .ok_or_else(|| Error::new(Reason::MISSING_KEY, "there is no key in this object"))
+    }
+
+    /// Whether the broker has its private half.
+    pub fn is_private(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Whether the private half is for this (sign, sign-digest, decrypt ...).
+    pub fn may(&self, usage: &str) -> Result<bool> {
+        Ok(self.kept()?.session()?.may(usage))
+    }
+
+    fn kept(&self) -> Result<&Kept> {
+        self.kept.as_ref().ok_or_else(|| {
+            Error::new(
+                Reason::MISSING_KEY,
+                "this key has no private half that the broker keeps",
+            )
+        })
+    }
+
+    /// Does something with the private half, in the worker. A session that is gone (the service was
+    /// restarted, the program closed the descriptor) is opened again, once.
+    pub fn with<T>(&self, does: impl Fn(&Remote) -> CoreResult<T>) -> Result<T> {
+        let kept = self.kept()?;
+        let session = kept.session()?;
+        match does(&session) {
+            Err(error) if is_gone(&error) => {
+                kept.forget(&session);
+                does(&*kept.session()?).map_err(told)
+            }
+            done => done.map_err(told),
+        }
+    }
+
+    /// Does something with the public half, in this process.
+    pub fn publicly<T>(&self, does: impl Fn(&Session) -> CoreResult<T>) -> Result<T> {
+        let session = match self.here.get() {
+            Some(session) => session,
+            None => {
+                let public = self.numbers()?;
+                let algorithm = match self.algorithm {
+                    Some(algorithm) => algorithm,
+                    None => public.algorithm(false)?,
+                };
+                let made = Session::open(Request {
+                    algorithm: algorithm.name.to_owned(),
+                    key: Material::Bytes(Secret::new(&public.spki)),
+                    ..Request::default()
+                })?;
+                self.here.get_or_init(|| made)
+            }
+        };
+        Ok(does(session)?)
+    }
+
+    /// Whether it is the same key: its public half.
+    pub fn same(&self, other: &Key) -> bool {
+        match (self.public(), other.public()) {
+            (Some(one), Some(two)) => one.place == two.place && one.numbers == two.numbers,
+            _ => false,
+        }
+    }
+}

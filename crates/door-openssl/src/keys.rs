@@ -1,0 +1,73 @@
+//! The families of the broker's keys: key managers, signatures, the store, decoders. Every profile has them.
+
+use crate::family::Algorithm;
+use crate::ffi;
+use crate::pair::{TYPES, Type};
+use crate::reference::{SCHEME, STRUCTURE};
+use std::ffi::CStr;
+
+/// Of what works with such keys only: a program that prefers `provider=cryptofd` for its bulk keeps the
+/// default provider's for its own keys.
+const OWN: &str = "provider=cryptofd-keys";
+
+fn text(name: &'static CStr) -> &'static str {
+    name.to_str().unwrap_or_default()
+}
+
+/// Those of all types that have such an operation.
+fn each(
+    name: impl Fn(&'static Type) -> Option<&'static CStr>,
+    made: impl Fn(usize, &'static str) -> Algorithm,
+) -> Vec<Algorithm> {
+    let all = TYPES.iter().enumerate();
+    all.filter_map(|(place, kind)| Some(made(place, text(name(kind)?))))
+        .collect()
+}
+
+/// KEYMGMT.
+pub fn managers() -> Vec<Algorithm> {
+    let all = TYPES.iter().enumerate();
+    all.map(|(place, kind)| {
+        let functions = ffi::keymgmt::functions(place);
+        Algorithm::new(kind.names, functions, "cryptofd's keys by reference").with(OWN)
+    })
+    .collect()
+}
+
+/// SIGNATURE.
+pub fn signatures() -> Vec<Algorithm> {
+    each(
+        |kind| kind.signature,
+        |place, name| {
+            let messages = !matches!(name, "RSA" | "ECDSA");
+            // What the key manager calls its own has all of its names.
+            let names = if name == text(TYPES[place].name) {
+                TYPES[place].names
+            } else {
+                name
+            };
+            let functions = ffi::signature::functions(messages);
+            Algorithm::new(names, functions, "signatures of cryptofd's keys").with(OWN)
+        },
+    )
+}
+
+/// STORE.
+pub fn stores() -> Vec<Algorithm> {
+    let about = "cryptofd's keys by their labels";
+    vec![Algorithm::new(SCHEME, ffi::store::functions(), about)]
+}
+
+/// DECODER.
+pub fn decoders() -> Vec<Algorithm> {
+    let about = "references to cryptofd's keys";
+    let mut all = vec![
+        Algorithm::new("DER", ffi::decoder::from_pem(), about).with("provider=cryptofd,input=pem"),
+    ];
+    all.extend(TYPES.iter().enumerate().map(|(place, kind)| {
+        let functions = ffi::decoder::to_key(place);
+        let properties = format!("provider=cryptofd,input=der,structure={}", text(STRUCTURE));
+        Algorithm::new(kind.names, functions, about).with(&properties)
+    }));
+    all
+}
