@@ -53,7 +53,9 @@ RSA, EC = ("-k", "rsa", "-g", "2048"), ("-k", "ec", "-q", "nistp256")
 pytestmark = pytest.mark.usefixtures("fresh_token")
 
 
-def handshake(db: Path, name: str, version: str, *options: str, trace: Path | None = None) -> str:
+def handshake(
+    db: Path, name: str, version: str, *options: str, trace: Path | None = None, client: str = ""
+) -> str:
     """selfserv with a key of ours, tstclnt against it; what the client says."""
     port = free_port()
     env = {}
@@ -69,7 +71,7 @@ def handshake(db: Path, name: str, version: str, *options: str, trace: Path | No
         server.listens(port)
         return ran(
             "tstclnt", "-h", "localhost", "-p", str(port), "-d", f"sql:{db}", "-V",
-            f"{version}:{version}", "-o", "-Q", given=GET,
+            f"{version}:{version}", "-o", "-Q", *client.split(), given=GET,
         )  # fmt: skip
 
 
@@ -94,6 +96,15 @@ def test_tls_with_the_servers_key_in_our_token(
         assert ("C_DigestInit" in calls) == (profile != "keys")
     with broker.connect() as connection:
         assert [key.id for key in connection.keys.list()] == [key.id for key in before]
+
+
+@pytest.mark.parametrize("profile", ["bulk", "all"])
+def test_a_client_that_greases_as_firefox_does(
+    broker: Broker, tmp_path: Path, profile: str
+) -> None:
+    db = database(tmp_path / "db", profile)
+    certificate(db, "web", *EC)
+    handshake(db, "web", "tls1.3", client="-i 100")
 
 
 def test_certutil_makes_lists_signs_and_deletes(broker: Broker, tmp_path: Path) -> None:

@@ -279,7 +279,10 @@ pub fn complete(attributes: &mut Attributes, origin: Origin) -> Result<()> {
     let class = attributes.class();
     let private = matches!(class, CKO_SECRET_KEY | CKO_PRIVATE_KEY);
     stored(attributes);
-    attributes.default_flag(CKA_DERIVE, false);
+    // False, says PKCS#11. NSS makes the secret of its Encrypted Client Hello grease and says nothing of
+    // what it does next, derive; its own token lets it, and Firefox greases every handshake.
+    let secret = matches!(origin, Origin::Generated(CKM_GENERIC_SECRET_KEY_GEN));
+    attributes.default_flag(CKA_DERIVE, secret);
     for kind in [CKA_LABEL, CKA_ID, CKA_START_DATE, CKA_END_DATE] {
         attributes.default_bytes(kind, &[]);
     }

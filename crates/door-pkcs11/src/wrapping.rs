@@ -156,7 +156,9 @@ pub fn derive(
         }
         _ => {}
     }
-    let data = matches!(known.does, Does::Hkdf { data: true });
+    // NSS's grease asks for data that is a secret key, which hides no less.
+    let said = attributes.number(CKA_CLASS);
+    let data = matches!(known.does, Does::Hkdf { data: true }) && said != Some(CKO_SECRET_KEY);
     let class = if data { CKO_DATA } else { CKO_SECRET_KEY };
     let mut implied = Attributes::default();
     implied.set_number(CKA_CLASS, class);
