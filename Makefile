@@ -61,7 +61,7 @@ $(STAMP)/install: $(STAMP)/dependencies $(RUST) pyproject.toml
 
 # What the lab's kernels and userlands and the tests in C need, and the programs that the PKCS#11 module is tried with.
 LAB_PACKAGES := user-mode-linux qemu-system-x86 busybox-static cpio kmod zstd libkcapi-dev keyutils valgrind openssl mmdebstrap \
-  libnss3-tools opensc gnutls-bin p11-kit openssh-client iproute2
+  libnss3-tools opensc gnutls-bin p11-kit openssh-client iproute2 curl
 
 $(STAMP)/lab: $(STAMP)/install
 	missing=()
@@ -85,6 +85,15 @@ $(STAMP)/lab: $(STAMP)/install
 	  (cd .lab/libreswan && apt-get download -qq libreswan 2>/dev/null && \
 	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends libreswan | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
 	   dpkg -x libreswan_*.deb . && rm libreswan_*.deb) || echo "no libreswan here"
+	fi
+	# So would a web server.
+	if [ ! -e /usr/sbin/nginx ] && [ ! -e .lab/nginx/usr/sbin/nginx ]; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-cache show nginx >/dev/null 2>&1 || apt-get update -qq || true
+	  mkdir -p .lab/nginx
+	  (cd .lab/nginx && apt-get download -qq nginx 2>/dev/null && \
+	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends nginx | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
+	   dpkg -x nginx_*.deb . && rm nginx_*.deb) || echo "no nginx here"
 	fi
 	# Not every release has it; the tests say so when they do without.
 	if ! dpkg-query -W -f '$${Status}' python3-nss 2>/dev/null | grep -q 'ok installed'; then
