@@ -143,6 +143,8 @@ struct Algorithm {
     #[serde(default)]
     openssl_mac: Vec<String>,
     #[serde(default)]
+    openssl_rand: Vec<String>,
+    #[serde(default)]
     hashlib: Option<String>,
     #[serde(default)]
     pkcs11: Option<Name>,
@@ -222,13 +224,13 @@ fn main() {
         };
         writeln!(
             out,
-            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, openssl_aliases: &{:?}, openssl_mac: &{:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, faster: {}, bits: {}, bits_default: {}, operations: &{:?}, default_hash: {:?}, hashes: &{:?}, strengths: &{:?}, key_type: {}, mechanisms: &[{}], tests: &[",
+            "Algorithm {{ name: {:?}, kind: Kind::{}, aliases: &{:?}, key: {}, iv: {}, iv_default: {}, digest: {}, digest_sizes: {}, block: {}, stream: {}, tag: {}, tag_sizes: &{:?}, pkcs7: {}, salt: {}, person: {}, min_message: {}, max_message: {}, strength: {}, weak: {:?}, fips: {}, one_time_key: {}, segment: {}, derived_key: {}, hkdf: {:?}, cipher: {:?}, kernel: {:?}, openssl: {:?}, openssl_aliases: &{:?}, openssl_mac: &{:?}, openssl_rand: &{:?}, hashlib: {:?}, pkcs11: {}, cryptodev: {:?}, virtio: {}, faster: {}, bits: {}, bits_default: {}, operations: &{:?}, default_hash: {:?}, hashes: &{:?}, strengths: &{:?}, key_type: {}, mechanisms: &[{}], tests: &[",
             a.name, kind(&a.kind), a.aliases, sizes(a.key), sizes(a.iv),
             if a.iv_default == 0 { a.iv.max } else { a.iv_default },
             a.digest, sizes(a.digest_sizes), a.block, a.stream, tag, tags,
             a.padding.iter().any(|p| p == "pkcs7"), a.salt, a.person, a.min_message,
             a.max_message.unwrap_or(u64::MAX), a.strength, a.weak, a.fips, a.one_time_key,
-            a.segment, a.derived_key, a.hkdf, a.cipher, a.kernel, a.openssl, a.openssl_aliases, a.openssl_mac, a.hashlib,
+            a.segment, a.derived_key, a.hkdf, a.cipher, a.kernel, a.openssl, a.openssl_aliases, a.openssl_mac, a.openssl_rand, a.hashlib,
             optional(a.pkcs11.as_ref()),
             a.cryptodev,
             a.virtio.as_ref().map_or("None".into(), |v| format!("Some(Virtio {{ service: {:?}, id: {} }})", v.service, v.id)),

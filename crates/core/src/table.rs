@@ -191,6 +191,8 @@ pub struct Algorithm {
     pub openssl_aliases: &'static [&'static str],
     /// OpenSSL's names of a hash that takes a key, as a MAC.
     pub openssl_mac: &'static [&'static str],
+    /// OpenSSL's names of a generator as this door's own, whose engines seed themselves.
+    pub openssl_rand: &'static [&'static str],
     /// hashlib's name.
     pub hashlib: Option<&'static str>,
     /// The PKCS#11 mechanism.

@@ -63,4 +63,6 @@ pub static FAMILIES: &[Family] = &[
     family(op::DIGEST, Profile::Bulk, crate::digest::algorithms),
     family(op::CIPHER, Profile::Bulk, crate::cipher::algorithms),
     family(op::MAC, Profile::Bulk, crate::mac::algorithms),
+    family(op::KDF, Profile::Bulk, crate::kdf::algorithms),
+    family(op::RAND, Profile::All, crate::rand::algorithms),
 ];

@@ -11,6 +11,11 @@ use std::sync::{Arc, RwLock};
 pub struct Shared(RwLock<Option<(Arc<Preferences>, Arc<Session>)>>);
 
 impl Shared {
+    /// Not opened.
+    pub const fn new() -> Shared {
+        Shared(RwLock::new(None))
+    }
+
     /// The session.
     pub fn get(&self, algorithm: &Algorithm) -> Result<Arc<Session>> {
         let current = preferences::current()?;

@@ -203,6 +203,11 @@ impl Implementation {
         Ok(Cipher(self.context(cipher::NEWCTX, cipher::FREECTX)?))
     }
 
+    /// A context of a derivation.
+    pub fn kdf(&self) -> Result<Kdf> {
+        Ok(Kdf(self.context(kdf::NEWCTX, kdf::FREECTX)?))
+    }
+
     /// A context of a MAC.
     pub fn mac(&self) -> Result<Mac> {
         Ok(Mac(self.context(mac::NEWCTX, mac::FREECTX)?))
@@ -391,5 +396,50 @@ impl Cipher {
     /// Answers.
     pub fn get_params(&self, asked: &mut Asked<'_>) -> Result<()> {
         self.0.get_params(cipher::GET_CTX_PARAMS, asked)
+    }
+}
+
+/// A derivation of the host's.
+pub struct Kdf(Foreign);
+
+type Derive = unsafe extern "C" fn(*mut c_void, *mut u8, usize, *const OSSL_PARAM) -> c_int;
+
+impl Kdf {
+    /// Derives with what was set.
+    pub fn derive(&mut self, out: &mut [u8]) -> Result<()> {
+        // SAFETY: the number says the type; out is writable for its length.
+        said(unsafe {
+            self.0.of.function::<Derive>(kdf::DERIVE)?(
+                self.0.context,
+                out.as_mut_ptr(),
+                out.len(),
+                std::ptr::null(),
+            )
+        })
+    }
+
+    /// Back to the beginning.
+    pub fn reset(&mut self) {
+        // SAFETY: the number says the type.
+        unsafe {
+            if let Ok(reset) = self.0.of.function::<Free>(kdf::RESET) {
+                reset(self.0.context);
+            }
+        }
+    }
+
+    /// Another that goes on from here.
+    pub fn fork(&self) -> Result<Kdf> {
+        Ok(Kdf(self.0.copy(kdf::DUPCTX)?))
+    }
+
+    /// Sets parameters.
+    pub fn set_params(&mut self, params: Given<'_>) -> Result<()> {
+        self.0.set_params(kdf::SET_CTX_PARAMS, params)
+    }
+
+    /// Answers.
+    pub fn get_params(&self, asked: &mut Asked<'_>) -> Result<()> {
+        self.0.get_params(kdf::GET_CTX_PARAMS, asked)
     }
 }

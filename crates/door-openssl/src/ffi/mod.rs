@@ -6,9 +6,11 @@ pub mod decoder;
 pub mod digest;
 mod entry;
 pub mod host;
+pub mod kdf;
 pub mod keymgmt;
 pub mod mac;
 pub mod params;
+pub mod rand;
 pub mod signature;
 pub mod store;
 pub mod types;
@@ -43,6 +45,15 @@ fn give<T>(made: Option<Box<T>>) -> *mut c_void {
 unsafe fn held<'a, T>(pointer: *mut c_void) -> &'a mut T {
     // SAFETY: as the caller vouches.
     unsafe { &mut *pointer.cast::<T>() }
+}
+
+/// A context that several threads of the host's may have at once.
+///
+/// # Safety
+/// `pointer` is from give::<T>() and not freed.
+unsafe fn shared<'a, T: Sync>(pointer: *mut c_void) -> &'a T {
+    // SAFETY: as the caller vouches.
+    unsafe { &*pointer.cast::<T>() }
 }
 
 /// Takes one back for good. Null is nothing.
