@@ -143,7 +143,7 @@ lint: $(STAMP)/install
 	$(BIN)/mypy
 
 # The peers of the broker's bench.
-BENCH_PACKAGES := softhsm2 p11-kit p11-kit-modules openssh-client libnss3-tools
+BENCH_PACKAGES := softhsm2 p11-kit p11-kit-modules openssh-client libnss3-tools libssl-dev
 
 bench: $(STAMP)/lab
 	missing=()

@@ -7,7 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-from bench import broker, calls, door, files, handshakes, importing, kernel, report, takeover
+from bench import (
+    broker,
+    calls,
+    door,
+    files,
+    handshakes,
+    importing,
+    kernel,
+    provider,
+    report,
+    takeover,
+)
 from bench.measure import Effort
 
 PARTS = {
@@ -21,6 +32,7 @@ PARTS = {
     "takeover": takeover.takeover,
     "pkcs11": door.door,
     "handshakes": handshakes.handshakes,
+    "provider": provider.provider,
 }
 
 

@@ -45,10 +45,14 @@ class Figure:
     less: bool = False
     pairs: Sequence[tuple[float, float]] = field(default_factory=list)
     note: str = ""
+    #: Whether it is enough that the interval reaches the target: two things that should be equal.
+    reaches: bool = False
 
     @property
     def met(self) -> bool:
         """Whether the median reaches the target."""
+        if self.reaches:
+            return self.high >= self.target
         return self.value <= self.target if self.less else self.value >= self.target
 
     def as_json(self) -> dict[str, Any]:
@@ -81,11 +85,17 @@ def in_turns(
 
 
 def figure(
-    work: str, peer_name: str, target: float, pairs: Sequence[tuple[float, float]], note: str = ""
+    work: str,
+    peer_name: str,
+    target: float,
+    pairs: Sequence[tuple[float, float]],
+    note: str = "",
+    *,
+    reaches: bool = False,
 ) -> Figure:
     """The line for pairs of (our seconds, the peer's seconds)."""
     ratios = [theirs / ours for ours, theirs in pairs]
-    return _compared(work, peer_name, target, pairs, ratios, note=note)
+    return _compared(work, peer_name, target, pairs, ratios, note=note, reaches=reaches)
 
 
 def _compared(

@@ -52,7 +52,7 @@ def table(figures: Sequence[Figure]) -> str:
         "| --- | --- | --: | --: | --: | --: | --: | --- |",
     ]
     for each in figures:
-        sign, unit = "under " if each.less else "", each.unit
+        sign, unit = "under " if each.less else "to " if each.reaches else "", each.unit
         value, low, high, target = (
             _in(unit, number) for number in (each.value, each.low, each.high, each.target)
         )
