@@ -95,12 +95,13 @@ $(STAMP)/lab: $(STAMP)/install
 	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends nginx | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
 	   dpkg -x nginx_*.deb . && rm nginx_*.deb) || echo "no nginx here"
 	fi
-	# Not every release has it; the tests say so when they do without.
-	if ! dpkg-query -W -f '$${Status}' python3-nss 2>/dev/null | grep -q 'ok installed'; then
+	# Not every release has them; the tests say so when they do without.
+	for package in python3-nss libcurl3-nss libcurl3-gnutls; do
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' && continue
 	  export DEBIAN_FRONTEND=noninteractive
-	  apt-cache show python3-nss >/dev/null 2>&1 || apt-get update -qq || true
-	  apt-get install -y -qq --no-install-recommends python3-nss >/dev/null 2>&1 || echo "no python3-nss here"
-	fi
+	  apt-cache show $$package >/dev/null 2>&1 || apt-get update -qq || true
+	  apt-get install -y -qq --no-install-recommends $$package >/dev/null 2>&1 || echo "no $$package here"
+	done
 	$(BIN)/python -m lab setup
 	touch $@
 

@@ -52,6 +52,34 @@ def test_nss_and_back(db: Path, library: Path) -> None:
     assert [file.name for file in db.glob(".pkcs11*")] == []
 
 
+#: Firefox's list of modules in a new profile; what follows the first word of it is its own.
+FIREFOX = """library=
+name=NSS Internal PKCS #11 Module
+parameters=configdir='sql:{folder}' certPrefix='' keyPrefix='' secmod='secmod.db' \
+flags=optimizeSpace updatedir='' updateCertPrefix='' updateKeyPrefix='' updateid='' \
+updateTokenDescription=''\x20
+NSS=Flags=internal,critical trustOrder=75 cipherOrder=100 \
+slotParams=(1={{slotFlags=[ECC,RSA,DSA,DH,RC2,RC4,DES,RANDOM,SHA1,MD5,MD2,SSL,TLS,AES,Camellia,\
+SEED,SHA256,SHA512] askpw=any timeout=30}})
+
+
+"""
+
+
+def test_a_profile_of_firefox(db: Path, library: Path) -> None:
+    listed = db / "pkcs11.txt"
+    assert {file.name for file in db.iterdir()} == {"cert9.db", "key4.db", "pkcs11.txt"}
+    listed.write_text(FIREFOX.format(folder=db))
+    for profile in ("keys", "bulk", "all"):
+        command("setup", "nss", "--db", db, "--profile", profile)
+        assert listed.read_text().startswith(FIREFOX.format(folder=db).rstrip("\n"))
+        assert f"library={library}\n" in listed.read_text()
+        shown = ran("modutil", "-dbdir", f"sql:{db}", "-list", "cryptofd")
+        assert "cryptofd keys" in shown
+    command("setup", "nss", "--db", db, "--undo")
+    assert listed.read_text().split() == FIREFOX.format(folder=db).split()
+
+
 def test_other_modules_stay_as_they_are(db: Path) -> None:
     listed = db / "pkcs11.txt"
     other = "library=/nowhere/other.so\nname=other\nNSS=cipherOrder=7  trustOrder=3\n\n"
