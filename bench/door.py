@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ MODULE = Path(cryptofd.__file__).parent / "lib" / "libcryptofd-pkcs11.so"
 #: Places in the list of slots.
 CRYPTO, KEYS = "0", "1"
 #: Targets, in seconds; SoftHSM's in times as fast.
-SEAL, DIGEST, SIGNATURE, START, TOKEN = 6e-6, 4e-6, 10e-6, 5e-3, 1.0
+SEAL, DIGEST, SIGNATURE, START, TOKEN, CBC = 6e-6, 4e-6, 10e-6, 5e-3, 1.0, 5e-6
 
 
 def door(effort: Effort) -> list[Figure]:
@@ -59,8 +60,16 @@ def _measured(effort: Effort, folder: Path, caller: Path) -> list[Figure]:
             less=True,
         ),
     ]
-    for operation, bare in _bare().items():
-        pairs = in_turns(ours(KEYS, operation), batch(bare, effort.seconds), effort.pairs)
+    work = "AES-256-CBC of 4 KiB by PKCS#11, the broker's key"
+    library = ctypes.util.find_library("crypto") or "libcrypto.so.3"
+    bare: Callable[[], float] = lambda: _timed(caller, library, "-", "-", effort, "bare")  # noqa: E731
+    pairs = in_turns(ours(KEYS, "cbc"), bare, effort.pairs)
+    figures.append(more_than(work, "OpenSSL in process", CBC, pairs))
+    token = lambda: _timed(caller, module, "0", peers.PIN, effort, "cbc")  # noqa: E731
+    pairs = in_turns(ours(KEYS, "cbc"), token, effort.pairs)
+    figures.append(figure(work, "SoftHSM in process", TOKEN, pairs))
+    for operation, python in _bare().items():
+        pairs = in_turns(ours(KEYS, operation), batch(python, effort.seconds), effort.pairs)
         names = {"rsa": "RSA-2048", "p256": "P-256"}
         work = f"{names[operation]} signature by PKCS#11, the broker's key"
         figures.append(more_than(work, "PyCA in process", SIGNATURE, pairs))

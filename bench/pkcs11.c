@@ -5,7 +5,7 @@
  * SLOT is a place in the list of slots; PIN is - where there is no login. Operations: start (C_Initialize to a
  * first digest), gcm (4 KiB, a fresh IV each), cbc (4 KiB), sha256 (4 KiB), rsa (2048 bits, PKCS #1 v1.5 of
  * SHA-256), p256 (ECDSA of SHA-256). Keys are generated, sensitive, as token objects if the slot is not the
- * first. */
+ * first. The operation bare is cbc by MODULE, which is libcrypto. */
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -73,13 +73,34 @@ static void sign(ulong kind, ulong key) {
     check(CALL(SIGN, session, data, 64UL, out, &size), "C_Sign");
 }
 
-static ulong generated(int token) {
+/* The same by OpenSSL itself: one context, whose IV is set anew for each message. */
+static void bare_cbc(void *library) {
+    static void *context, *(*make)(void), *(*cipher)(void);
+    static int (*init)(void *, void *, void *, const void *, void *);
+    static int (*update)(void *, void *, int *, void *, int), (*end)(void *, void *, int *);
+    static const unsigned char key[32] = {2};
+    unsigned char iv[16] = {1};
+    int some = 0, rest = 0;
+    if (!context) {
+        make = dlsym(library, "EVP_CIPHER_CTX_new");
+        cipher = dlsym(library, "EVP_aes_256_cbc");
+        init = dlsym(library, "EVP_EncryptInit_ex");
+        update = dlsym(library, "EVP_EncryptUpdate");
+        end = dlsym(library, "EVP_EncryptFinal_ex");
+        check(init(context = make(), cipher(), NULL, key, NULL) != 1, "EVP_EncryptInit_ex");
+    }
+    int fine = init(context, NULL, NULL, NULL, iv) == 1 &&
+               update(context, out, &some, data, sizeof data) == 1 && end(context, out + some, &rest) == 1;
+    check(!fine, "EVP_Encrypt");
+}
+
+static ulong generated(int token, int cbc) {
     mechanism m = {0x1080, NULL, 0};
-    ulong size = 32, key = 0;
+    ulong size = 32, key = 0, allowed[] = {0x1082, 0x1085};
     unsigned char yes = 1, no = 0, kept = token;
     attribute t[] = {{0x161, &size, sizeof size}, {0x104, &yes, 1}, {0x105, &yes, 1}, {0x103, &yes, 1},
-                     {0x162, &no, 1}, {0x1, &kept, 1}};
-    check(CALL(GENERATE, session, &m, t, 6UL, &key), "C_GenerateKey");
+                     {0x162, &no, 1}, {0x1, &kept, 1}, {0x40000600, allowed, sizeof allowed}};
+    check(CALL(GENERATE, session, &m, t, cbc && token ? 7UL : 6UL, &key), "C_GenerateKey");
     return key;
 }
 
@@ -100,6 +121,18 @@ int main(int count, char **words) {
     ulong (*get)(void ***);
     double begun = now();
     void *library = dlopen(words[1], RTLD_NOW | RTLD_LOCAL);
+    double budget = strtod(words[4], NULL) * 1e6;
+    if (library && !strcmp(words[5], "bare")) {
+        double first = 0, last;
+        long done = -20;
+        do {
+            if (done == 0) first = now();
+            bare_cbc(library);
+            last = now();
+        } while (++done <= 0 || last - first < budget);
+        printf("bare %.1f\n", (last - first) / done);
+        return 0;
+    }
     if (!library || !(get = (ulong (*)(void ***))dlsym(library, "C_GetFunctionList"))) {
         fprintf(stderr, "bench: %s\n", dlerror());
         return 1;
@@ -114,7 +147,6 @@ int main(int count, char **words) {
     double start = now() - begun;
     if (strcmp(words[3], "-"))
         check(CALL(LOGIN, session, 1UL, (unsigned char *)words[3], (ulong)strlen(words[3])), "C_Login");
-    double budget = strtod(words[4], NULL) * 1e6;
     int token = slot != 0;
     for (int n = 5; n < count; n++) {
         const char *what = words[n];
@@ -123,7 +155,7 @@ int main(int count, char **words) {
             printf("start %.0f\n", start);
             continue;
         }
-        if (!strcmp(what, "gcm") || !strcmp(what, "cbc")) key = generated(token);
+        if (!strcmp(what, "gcm") || !strcmp(what, "cbc")) key = generated(token, *what == 'c');
         if (!strcmp(what, "rsa") || !strcmp(what, "p256")) key = pair(token, *what == 'r');
         double first = 0, last;
         long done = -20;
