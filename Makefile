@@ -121,7 +121,14 @@ test: $(STAMP)/lab
 FUZZ_SECONDS ?= 300
 FUZZ_TARGETS := $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
+# The token that the PKCS#11 module is measured against.
+SOAK_PACKAGES := softhsm2
+
 soak: $(STAMP)/lab
+	if ! dpkg-query -W -f '$${Status}' $(SOAK_PACKAGES) 2>/dev/null | grep -q 'ok installed'; then
+	  export DEBIAN_FRONTEND=noninteractive
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(SOAK_PACKAGES) >/dev/null
+	fi
 	CARGO_TARGET_DIR=$(CURDIR)/target/model cargo test --release --manifest-path tests/model/Cargo.toml
 	$(BIN)/python -m pytest -m soak --timeout 3600
 	if ! rustup --version >/dev/null 2>&1; then

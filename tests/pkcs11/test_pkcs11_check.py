@@ -31,6 +31,7 @@ def python() -> Path:
     return suite.installed()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("slot", SLOTS)
 def test_smoke(python: Path, broker: Broker, library: Path, slot: str, tmp_path: Path) -> None:
     targets = [str(suite.cases(python) / f"{name}.py") for name in QUICK]
@@ -97,9 +98,7 @@ def test_everything(python: Path, broker: Broker, library: Path, tmp_path: Path)
             test for test in outcome.failed if any(one.matches(test, slot) for one in table)
         }
         wrong += [
-            f"{slot}: {test}: {why}"
-            for test, why in outcome.failed.items()
-            if test not in excepted
+            f"{slot}: {test}: {why}" for test, why in outcome.failed.items() if test not in excepted
         ]
         left = Counter(suite.file_of(test) for test in outcome.failed.keys() - excepted)
         wrong += [

@@ -124,6 +124,9 @@ def test_a_key_does_what_its_list_allows(session: Session) -> None:
     assert session.refused("SignInit", byref(mechanism("CKM_AES_CMAC")), key) == (
         "CKR_MECHANISM_INVALID"
     )
+    nothing = session.secret("CKK_AES", bytes(16), CKA_ALLOWED_MECHANISMS=b"")
+    assert listed(session, nothing) == set()
+    assert session.refused("EncryptInit", byref(cbc), nothing) == "CKR_MECHANISM_INVALID"
 
 
 # Operations
@@ -187,6 +190,21 @@ def test_a_length_that_is_nonsense_is_an_error(session: Session) -> None:
     assert one == "CKR_HOST_MEMORY"
     assert session.refused("EncryptMessageBegin", *given, b"a", NONSENSE) == "CKR_HOST_MEMORY"
     session.ok("MessageEncryptFinal")
+
+
+def test_what_cannot_fit_is_not_read(session: Session) -> None:
+    """Of these terabytes there are 16 bytes."""
+    key, out = session.secret("CKK_AES", bytes(16)), (c_char * 32)()
+    for way in ("Encrypt", "Decrypt"):
+        for how in (
+            mechanism("CKM_AES_ECB"), mechanism("CKM_AES_CBC_PAD", bytes(16)),
+            mechanism("CKM_AES_GCM", Gcm(bytes(12), 12, 96, None, 0, 128)),
+        ):  # fmt: skip
+            session.ok(f"{way}Init", byref(how), key)
+            room = c_ulong(32)
+            small = session.refused(way, bytes(16), 1 << 44, out, byref(room))
+            assert small == "CKR_BUFFER_TOO_SMALL"
+            session.ok(f"{way}Init", None, 0)
 
 
 def test_messages_begin_with_the_right_key_and_a_parameter_of_theirs(session: Session) -> None:

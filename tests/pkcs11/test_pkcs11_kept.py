@@ -539,6 +539,7 @@ def test_lists_that_no_key_has(broker: Broker, keys: Session) -> None:
         (["CKM_AES_CBC", "CKM_AES_GCM"], "CKR_TEMPLATE_INCONSISTENT"),
         (["CKM_SHA256_HMAC"], "CKR_ATTRIBUTE_VALUE_INVALID"),
         (["CKM_AES_KEY_GEN"], "CKR_ATTRIBUTE_VALUE_INVALID"),
+        ([], "CKR_ATTRIBUTE_VALUE_INVALID"),
         # Wrapping keys of the broker work within it.
         (["CKM_AES_KEY_WRAP"], "CKR_ATTRIBUTE_VALUE_INVALID"),
     ):

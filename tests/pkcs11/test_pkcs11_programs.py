@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from programs import Server, free_port, program, ran
+from raw import Session, number
 
 if TYPE_CHECKING:
     from real_broker import Broker
@@ -421,3 +422,84 @@ def test_java(library: Path, tmp_path: Path) -> None:
     done, _, services = said.strip().splitlines()[-1].partition(" ")
     assert done == "done", said
     assert int(services) > 60
+
+
+KEYSTORE = """
+import java.security.*;
+import java.security.cert.*;
+import java.util.*;
+import javax.crypto.*;
+
+public class Store {
+    public static void main(String[] arguments) throws Exception {
+        Provider ours = Security.getProvider("SunPKCS11").configure(arguments[0]);
+        KeyStore store = KeyStore.getInstance("PKCS11", ours);
+        store.load(null, null);
+        byte[] data = "the same data".getBytes();
+        for (String alias : Collections.list(store.aliases())) {
+            PrivateKey key = (PrivateKey) store.getKey(alias, null);
+            X509Certificate certificate = (X509Certificate) store.getCertificate(alias);
+            String name = "SHA256with" + (key.getAlgorithm().equals("EC") ? "ECDSA" : "RSA");
+            Signature sign = Signature.getInstance(name, ours);
+            sign.initSign(key);
+            sign.update(data);
+            byte[] signature = sign.sign();
+            Signature verify = Signature.getInstance(name);
+            verify.initVerify(certificate.getPublicKey());
+            verify.update(data);
+            if (!verify.verify(signature)) throw new AssertionError(alias);
+            if (key.getEncoded() != null) throw new AssertionError("the key came out");
+            System.out.println("signed " + alias);
+        }
+        System.out.println("done");
+    }
+}
+"""
+
+
+def certified(session: Session, label: str, key: int) -> None:
+    """Gives a key of the token a certificate, which somebody else has signed."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    public = serialization.load_der_public_key(session.get(key, "CKA_PUBLIC_KEY_INFO"))
+    assert isinstance(public, (ec.EllipticCurvePublicKey, rsa.RSAPublicKey))
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, label)])
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuer")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)
+        .public_key(public).serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    )  # fmt: skip
+    session.create(
+        CKA_CLASS=number("CKO_CERTIFICATE"), CKA_CERTIFICATE_TYPE=0, CKA_TOKEN=True,
+        CKA_VALUE=certificate.public_bytes(serialization.Encoding.DER), CKA_LABEL=label.encode(),
+        CKA_ID=session.get(key, "CKA_ID"), CKA_SUBJECT=subject.public_bytes(),
+        CKA_ISSUER=issuer.public_bytes(),
+    )  # fmt: skip
+
+
+def test_java_signs_with_keys_of_the_broker(keys: Session, library: Path, tmp_path: Path) -> None:
+    program("javac")
+    for label, kind, said in (
+        (
+            "java-ec",
+            "CKM_EC_KEY_PAIR_GEN",
+            {"CKA_EC_PARAMS": bytes.fromhex("06082a8648ce3d030107")},
+        ),
+        ("java-rsa", "CKM_RSA_PKCS_KEY_PAIR_GEN", {"CKA_MODULUS_BITS": 2048}),
+    ):
+        token = {"CKA_TOKEN": True, "CKA_LABEL": label.encode()}
+        _, private = keys.pair(kind, {**said, **token}, {**token, "CKA_SIGN": True})
+        certified(keys, label, private)
+    (tmp_path / "Store.java").write_text(KEYSTORE)
+    (tmp_path / "keys.cfg").write_text(f"name = keys\nlibrary = {library}\nslotListIndex = 1\n")
+    said = ran("java", "-XX:TieredStopAtLevel=1", tmp_path / "Store.java", tmp_path / "keys.cfg")
+    assert said.strip().splitlines()[-1] == "done", said
+    assert {"signed java-ec", "signed java-rsa"} <= set(said.splitlines())

@@ -1,7 +1,7 @@
 //! Encryption and decryption: ciphers in a stream, AEADs whole, RSA in one block.
 
 use crate::ffi::Out;
-use crate::gather::Gathered;
+use crate::gather::{self, Gathered};
 use crate::mechanism::{self, Does};
 use crate::module::{Session, State};
 use crate::object::{How, Object};
@@ -264,6 +264,14 @@ impl Crypting {
         }
     }
 
+    /// Bytes that a message may lose when it is decrypted: its padding or its tag.
+    fn shrinks(&self) -> usize {
+        match self.mode {
+            Mode::Aead { .. } => self.served.tag_size(),
+            _ => self.served.algorithm().block,
+        }
+    }
+
     /// A whole message into `out`, which has `room`.
     fn fill(&self, data: Input<'_>, out: Output<'_>) -> Result<usize> {
         let block = match self.mode {
@@ -302,6 +310,10 @@ impl Crypting {
 
     /// The same into memory of our own.
     pub fn whole(&self, data: Input<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        // It is held here twice.
+        if data.len() > gather::MOST {
+            return Err(Rv(CKR_DATA_LEN_RANGE));
+        }
         match &self.mode {
             Mode::Rsa(padding) => {
                 let failed = failed(self.direction, &self.mode, data.len(), 1);
@@ -358,6 +370,14 @@ pub fn whole(
     if exact && out.capacity().is_none() {
         out.tell(most);
         return Ok(());
+    }
+    // What cannot fit is not worked on, and not read.
+    let least = match direction {
+        Direction::Encrypt => data.len(),
+        Direction::Decrypt => data.len().saturating_sub(crypting.shrinks()),
+    };
+    if exact && out.capacity().is_some_and(|capacity| capacity < least) {
+        return out.fits(most).map(drop);
     }
     // Its length is known when it is there; or it may fit though it might not have.
     let result = match crypting.waiting.take() {

@@ -83,10 +83,11 @@ pub fn create(
 /// The broker's name of the algorithm of a secret key. One key of the broker's serves one algorithm: that of the
 /// mechanisms which the template allows, or the usual one of the key's type.
 fn secret_algorithm(attributes: &Attributes) -> Result<&'static str> {
-    let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
-    if let Some(first) = allowed.first() {
+    if attributes.has(CKA_ALLOWED_MECHANISMS) {
+        let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
         let wrong = Rv(CKR_ATTRIBUTE_VALUE_INVALID);
-        let algorithm = mechanism::find(*first).map_err(|_| wrong)?.algorithm;
+        let first = *allowed.first().ok_or(wrong)?;
+        let algorithm = mechanism::find(first).map_err(|_| wrong)?.algorithm;
         let algorithm = algorithm.ok_or(wrong)?;
         let one = mechanism::of(algorithm);
         if !allowed.iter().all(|kind| one.contains(kind)) {
@@ -142,7 +143,7 @@ fn pair_algorithm(attributes: &Attributes) -> Result<&'static str> {
     // The broker holds a pair to its usages and not to a list, except that raw RSA must be asked for; it does whatever
     // the others do.
     let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
-    if !allowed.is_empty() && !allowed.contains(&CKM_RSA_X_509) {
+    if attributes.has(CKA_ALLOWED_MECHANISMS) && !allowed.contains(&CKM_RSA_X_509) {
         return Err(Rv(CKR_ATTRIBUTE_VALUE_INVALID));
     }
     let agrees = attributes.flag(CKA_DERIVE) && !attributes.flag(CKA_SIGN);

@@ -446,7 +446,9 @@ fn seen(key: &Value) -> Result<Vec<Arc<Object>>> {
         .filter(|kind| *kind != CKM_RSA_X_509 || has("raw"))
         .flat_map(CK_MECHANISM_TYPE::to_ne_bytes)
         .collect();
-    own.set(CKA_ALLOWED_MECHANISMS, &allowed);
+    if !allowed.is_empty() {
+        own.set(CKA_ALLOWED_MECHANISMS, &allowed);
+    }
     let class = if pair {
         CKO_PRIVATE_KEY
     } else {

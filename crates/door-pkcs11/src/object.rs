@@ -113,8 +113,9 @@ impl Object {
         if !attributes.flag(usage) {
             return Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED));
         }
+        let listed = attributes.has(CKA_ALLOWED_MECHANISMS);
         let allowed = attributes.numbers(CKA_ALLOWED_MECHANISMS);
-        if !allowed.is_empty() && !allowed.contains(&mechanism) {
+        if listed && !allowed.contains(&mechanism) {
             return Err(Rv(CKR_MECHANISM_INVALID));
         }
         Ok(())

@@ -331,7 +331,11 @@ impl Signing {
             length,
         } = &self.way
         {
-            let data = data.ok_or(Rv(CKR_OPERATION_NOT_INITIALIZED))?.to_vec();
+            let data = data.ok_or(Rv(CKR_OPERATION_NOT_INITIALIZED))?;
+            if data.len() > WHOLE {
+                return Err(Rv(CKR_DATA_LEN_RANGE));
+            }
+            let data = data.to_vec();
             return tls::prf(secret, hash, label, &data, *length);
         }
         let Way::Mac { length, running } = &mut self.way else {
@@ -398,7 +402,7 @@ impl Signing {
         options: &Options<'_>,
     ) -> Result<Vec<u8>> {
         if options.scheme == Some("raw") {
-            let block = self.padded(data);
+            let block = self.padded(data)?;
             let signed = self.raw(Direction::Decrypt, &block)?;
             return Ok(signed.to_vec());
         }
@@ -413,7 +417,7 @@ impl Signing {
         options: &Options<'_>,
     ) -> Result<()> {
         if options.scheme == Some("raw") {
-            let block = self.padded(data);
+            let block = self.padded(data)?;
             return match self.raw(Direction::Encrypt, signature) {
                 Ok(signed) if *signed == block => Ok(()),
                 Ok(_) | Err(Rv(CKR_DATA_LEN_RANGE)) => Err(Rv(CKR_SIGNATURE_INVALID)),
@@ -437,11 +441,11 @@ impl Signing {
     }
 
     /// CKM_RSA_X_509 takes numbers without their leading zeroes.
-    fn padded(&self, data: Input<'_>) -> Vec<u8> {
-        let missing = self.size().saturating_sub(data.len());
-        let mut whole = vec![0; missing];
+    fn padded(&self, data: Input<'_>) -> Result<Vec<u8>> {
+        let missing = self.size().checked_sub(data.len());
+        let mut whole = vec![0; missing.ok_or(Rv(CKR_DATA_LEN_RANGE))?];
         whole.extend_from_slice(&data.to_vec());
-        whole
+        Ok(whole)
     }
 
     fn verify(&mut self, data: Option<Input<'_>>, signature: &[u8]) -> Result<()> {
