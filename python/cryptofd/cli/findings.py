@@ -31,10 +31,11 @@ def examine() -> Iterator[Finding]:
     """All findings, topic by topic."""
     from cryptofd.cli.findings_broker import broker
     from cryptofd.cli.findings_nss import databases, module
+    from cryptofd.cli.findings_openssl import provider
 
     for look in (
-        engines, preferences, kernel, hardware, openssl, nss, module, databases, memory, broker,
-        fips,
+        engines, preferences, kernel, hardware, openssl, provider, nss, module, databases, memory,
+        broker, fips,
     ):  # fmt: skip
         yield from look()
 

@@ -1,14 +1,15 @@
-"""Makes programs use cryptofd's PKCS#11 module, or tells how; --undo takes it back.
+"""Makes programs use cryptofd's OpenSSL provider or PKCS#11 module, or tells; --undo takes it back.
 
+openssl   everything on OpenSSL 3 or later: openssl, curl, nginx, Python's ssl …
 nss       an NSS database: Firefox, Thunderbird, Chromium, certutil, libreswan …
 p11-kit   everything that asks p11-kit: GnuTLS, curl, wpa_supplicant …
 openssh   ssh and ssh-agent
 java      the provider SunPKCS11
 
-Profiles for nss:
-  keys  the broker's keys are there to be used; NSS computes everything else as before
-  bulk  digests, AES, MACs and random bytes come to cryptofd, too
-  all   and RSA with keys that the program brings
+Profiles for nss and openssl:
+  keys  the broker's keys are there to be used; everything else is computed as before
+  bulk  digests, ciphers, MACs and key derivation come to cryptofd, too
+  all   and random bytes; for nss also RSA with keys that the program brings
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dir", metavar="DIR", type=Path, help="p11-kit: another folder of modules than its own"
     )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--user", action="store_true", help="openssl: a file of yours, for OPENSSL_CONF (default)"
+    )
+    where.add_argument(
+        "--system", action="store_true", help="openssl: the system's configuration, for everybody"
+    )
     parser.add_argument("--profile", choices=["keys", "bulk", "all"], default="keys")
     parser.add_argument("--print", action="store_true", dest="only", help="show; change nothing")
     parser.add_argument("--undo", action="store_true", help="take it back")
@@ -37,15 +45,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def library() -> Path:
-    """The module as it is installed."""
+def library(name: str | None = None) -> Path:
+    """A module as it is installed; without a name, that of PKCS#11."""
     import errno
 
     import cryptofd
     from cryptofd.cli.nss_database import LIBRARY
     from cryptofd.errors import CryptoFDError
 
-    path = Path(cryptofd.__file__).resolve().parent / "lib" / LIBRARY
+    path = Path(cryptofd.__file__).resolve().parent / "lib" / (name or LIBRARY)
     if not path.exists():
         raise CryptoFDError(errno.ENOENT, f"{path} is not there; install cryptofd again")
     return path
@@ -94,6 +102,56 @@ def told(database: object, profile: str) -> list[str]:
         f"undo: cryptofd setup nss --db {database.folder} --undo",
     ]
     return lines
+
+
+def openssl(options: argparse.Namespace) -> None:
+    """A file of the user's that has the system's configuration in it, or the system's itself."""
+    import errno
+
+    from cryptofd.cli import openssl_configuration as ossl
+    from cryptofd.errors import CryptoFDError
+
+    base = ossl.system()
+    if options.system:
+        if base is None:
+            raise CryptoFDError(errno.ENOENT, "no libcrypto 3 or later: apt install libssl3")
+        path = base
+    else:
+        path = ossl.users()
+    before = path.read_text() if path.exists() else ""
+    if options.undo:
+        after = ossl.without(before) if options.system else ""
+        if before and not options.system and ossl.BEGIN not in before:
+            raise CryptoFDError(errno.EEXIST, "was not made by cryptofd setup", str(path))
+    else:
+        included = base if base is not None and base.exists() else None
+        text = before if options.system else f".include {included}\n" if included else ""
+        module = library(ossl.LIBRARY)
+        after = ossl.with_ours(text, path.parent, module, options.profile)
+    if options.only:
+        print(f"# {path}\n{after}", end="")
+        return
+    if after == before:
+        print(f"{path}: nothing to change")
+    elif not after and not options.system:
+        path.unlink()
+        print(f"{path}: is gone; unset OPENSSL_CONF where you set it")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.cryptofd-new")
+        unfinished.write_text(after)
+        if path.exists():
+            unfinished.chmod(path.stat().st_mode & 0o7777)
+        unfinished.replace(path)
+        print(f"{path}: cryptofd is {'taken out' if options.undo else 'in'}")
+    if options.undo:
+        return
+    if not options.system:
+        print(f"  for the shell, or a service's environment: export OPENSSL_CONF={path}")
+    print(f"  profile {options.profile}; `openssl list -providers` shows {ossl.NAME}")
+    print("  programs that run now see it when they start again")
+    scope = "--system" if options.system else "--user"
+    print(f"  undo: cryptofd setup openssl {scope} --undo")
 
 
 def p11_kit(options: argparse.Namespace) -> None:
@@ -149,5 +207,5 @@ def java(options: argparse.Namespace) -> None:
 
 
 DOES: dict[str, Callable[[argparse.Namespace], None]] = {
-    "nss": nss, "p11-kit": p11_kit, "openssh": openssh, "java": java,
+    "openssl": openssl, "nss": nss, "p11-kit": p11_kit, "openssh": openssh, "java": java,
 }  # fmt: skip

@@ -26,9 +26,11 @@ const OURS: [&str; 5] = [
     "WATCHDOG_USEC",
 ];
 
-/// A command without the service manager's variables.
+/// A command without the service manager's variables. A libcrypto in it (Python's hashlib, the engine
+/// openssl) loads no provider that the host's configuration names: ours would come back to us.
 pub fn command(program: &OsStr) -> Command {
     let mut command = Command::new(program);
+    command.env("OPENSSL_CONF", "/dev/null");
     for name in OURS {
         command.env_remove(name);
     }
