@@ -86,15 +86,16 @@ $(STAMP)/lab: $(STAMP)/install
 	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends libreswan | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
 	   dpkg -x libreswan_*.deb . && rm libreswan_*.deb) || echo "no libreswan here"
 	fi
-	# So would a web server.
-	if [ ! -e /usr/sbin/nginx ] && [ ! -e .lab/nginx/usr/sbin/nginx ]; then
+	# So would web servers.
+	for server in nginx haproxy; do
+	  [ ! -e /usr/sbin/$$server ] && [ ! -e .lab/$$server/usr/sbin/$$server ] || continue
 	  export DEBIAN_FRONTEND=noninteractive
-	  apt-cache show nginx >/dev/null 2>&1 || apt-get update -qq || true
-	  mkdir -p .lab/nginx
-	  (cd .lab/nginx && apt-get download -qq nginx 2>/dev/null && \
-	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends nginx | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
-	   dpkg -x nginx_*.deb . && rm nginx_*.deb) || echo "no nginx here"
-	fi
+	  apt-cache show $$server >/dev/null 2>&1 || apt-get update -qq || true
+	  mkdir -p .lab/$$server
+	  (cd .lab/$$server && apt-get download -qq $$server 2>/dev/null && \
+	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends $$server | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
+	   dpkg -x $${server}_*.deb . && rm $${server}_*.deb) || echo "no $$server here"
+	done
 	# Not every release has them; the tests say so when they do without.
 	for package in python3-nss libcurl3-nss libcurl3-gnutls; do
 	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' && continue
