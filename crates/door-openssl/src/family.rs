@@ -58,6 +58,9 @@ const fn family(operation: c_int, from: Profile, algorithms: fn() -> Vec<Algorit
 pub static FAMILIES: &[Family] = &[
     family(op::KEYMGMT, Profile::Keys, crate::keys::managers),
     family(op::SIGNATURE, Profile::Keys, crate::keys::signatures),
+    family(op::ASYM_CIPHER, Profile::Keys, crate::keys::ciphers),
+    family(op::KEYEXCH, Profile::Keys, crate::keys::exchanges),
+    family(op::KEM, Profile::Keys, crate::keys::kems),
     family(op::STORE, Profile::Keys, crate::keys::stores),
     family(op::DECODER, Profile::Keys, crate::keys::decoders),
     family(op::DIGEST, Profile::Bulk, crate::digest::algorithms),

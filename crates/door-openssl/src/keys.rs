@@ -34,20 +34,57 @@ pub fn managers() -> Vec<Algorithm> {
     .collect()
 }
 
+/// All names of an operation: what the key manager calls its own has all of the keys' names.
+fn names(place: usize, name: &'static str) -> &'static str {
+    if name == text(TYPES[place].name) {
+        TYPES[place].names
+    } else {
+        name
+    }
+}
+
 /// SIGNATURE.
 pub fn signatures() -> Vec<Algorithm> {
     each(
         |kind| kind.signature,
         |place, name| {
             let messages = !matches!(name, "RSA" | "ECDSA");
-            // What the key manager calls its own has all of its names.
-            let names = if name == text(TYPES[place].name) {
-                TYPES[place].names
-            } else {
-                name
-            };
             let functions = ffi::signature::functions(messages);
-            Algorithm::new(names, functions, "signatures of cryptofd's keys").with(OWN)
+            let about = "signatures of cryptofd's keys";
+            Algorithm::new(names(place, name), functions, about).with(OWN)
+        },
+    )
+}
+
+/// ASYM_CIPHER.
+pub fn ciphers() -> Vec<Algorithm> {
+    each(
+        |kind| kind.cipher,
+        |place, name| {
+            let about = "encryption with cryptofd's keys";
+            Algorithm::new(names(place, name), ffi::decrypting::cipher(), about).with(OWN)
+        },
+    )
+}
+
+/// KEYEXCH.
+pub fn exchanges() -> Vec<Algorithm> {
+    each(
+        |kind| kind.exchange,
+        |place, name| {
+            let about = "agreement with cryptofd's keys";
+            Algorithm::new(names(place, name), ffi::decrypting::exchange(), about).with(OWN)
+        },
+    )
+}
+
+/// KEM.
+pub fn kems() -> Vec<Algorithm> {
+    each(
+        |kind| kind.kem,
+        |place, name| {
+            let about = "encapsulation with cryptofd's keys";
+            Algorithm::new(names(place, name), ffi::decrypting::capsules(), about).with(OWN)
         },
     )
 }

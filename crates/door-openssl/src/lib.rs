@@ -26,6 +26,7 @@
 mod call;
 mod cipher;
 mod context;
+mod decrypting;
 mod digest;
 mod error;
 mod family;

@@ -315,6 +315,14 @@ impl Public {
         }
     }
 
+    /// Bytes of a coordinate, which is what two agree on.
+    pub fn coordinate(&self) -> usize {
+        match &self.numbers {
+            Numbers::Ec { curve, .. } => curve.size,
+            _ => self.most(),
+        }
+    }
+
     /// Most bytes of what an operation with it gives.
     pub fn most(&self) -> usize {
         match &self.numbers {

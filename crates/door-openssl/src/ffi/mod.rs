@@ -3,6 +3,7 @@
 pub mod cipher;
 pub mod core;
 pub mod decoder;
+pub mod decrypting;
 pub mod digest;
 mod entry;
 pub mod host;
