@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
@@ -10,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cryptofd
 from bench import broker
 from bench.calls import size
 from bench.measure import Effort, Figure, figure, in_turns
+from bench.server import run, serving
 
 HERE = Path(__file__).parent
 LIBRARY = Path(cryptofd.__file__).parent / "lib" / "libcryptofd-openssl.so"
@@ -157,15 +157,15 @@ def _tls(effort: Effort, folder: Path) -> list[Figure]:
     """Full handshakes of nginx, one worker, one client."""
     program = _nginx()
     if program is None:
-        raise SystemExit("bench: nginx is missing: make setup fetches it where the release has it")
+        raise SystemExit("bench: nginx is missing: make bench fetches it where the release has it")
     cryptofd.connect().keys.generate("web", "ecdsa-nist-p256", usage={"sign"})
     folder.chmod(0o755)
     environment = {**os.environ, "OPENSSL_CONF": _configured(folder, "keys")}
     own = folder / "own.key"
-    _run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "group:P-256", "-out", str(own))
-    _run(sys.executable, "-m", "cryptofd", "key", "reference", "web", "-o", str(folder / "web.key"))
+    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "group:P-256", "-out", str(own))
+    run(sys.executable, "-m", "cryptofd", "key", "reference", "web", "-o", str(folder / "web.key"))
     for name, key in (("web", "cryptofd:web"), ("own", str(own))):
-        _run(
+        run(
             "openssl", "req", "-x509", "-new", "-key", key, "-subj", "/CN=localhost", "-out",
             str(folder / f"{name}.pem"), env=environment,
         )  # fmt: skip
@@ -184,40 +184,6 @@ def _nginx() -> Path | None:
     return next((path for path in (Path("/usr/sbin/nginx"), unpacked) if path.exists()), None)
 
 
-def _run(*command: str, env: dict[str, str] | None = None) -> None:
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env
-    )
-    if done.returncode:
-        raise SystemExit(f"bench: {command[0]}: {done.stderr.strip() or done.stdout.strip()}")
-
-
-@contextlib.contextmanager
-def _served(program: Path, folder: Path, name: str, environment: dict[str, str]) -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
-    settings = folder / f"{name}.conf"
-    settings.write_text(NGINX.format(folder=folder, name=name, port=port))
-    server = subprocess.Popen(
-        [program, "-p", folder, "-c", settings, "-e", folder / "error.log"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=environment,
-    )  # fmt: skip
-    try:
-        until = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            if server.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"bench: nginx: {(folder / 'error.log').read_text()[-500:]}")
-            time.sleep(0.02)
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def _handshake(
     program: Path, folder: Path, name: str, environment: dict[str, str], seconds: float
 ) -> float:
@@ -225,7 +191,13 @@ def _handshake(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(folder / f"{name}.pem")
     context.check_hostname = False
-    with _served(program, folder, name, environment) as port:
+    settings = folder / f"{name}.conf"
+
+    def nginx(port: int) -> list[str | Path]:
+        settings.write_text(NGINX.format(folder=folder, name=name, port=port))
+        return [program, "-p", folder, "-c", settings, "-e", folder / "error.log"]
+
+    with serving(nginx, environment) as port:
 
         def once() -> None:
             with (
