@@ -113,6 +113,10 @@ fn watch_forks() {
     }
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // Handlers run from the last registered to the first, and the core's take locks: they must be there
+        // before ours, or a fork would hold the arena while it waits for a call that needs it.
+        drop(cryptofd_core::secret::Secret::new(&[0]));
+        let _ = cryptofd_core::sys::descriptor::watch_forks();
         // SAFETY: the handlers take and give back a lock and touch nothing else; the library stays.
         unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
     });
