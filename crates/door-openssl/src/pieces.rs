@@ -278,16 +278,18 @@ impl Running for InPieces {
         }
         if let Some(key) = key {
             check_key(self.variant, key)?;
-            self.message = None;
             self.records = 0;
             if self.state == Iv::Begun {
                 self.state = Iv::Given;
             }
-            self.session = Some(sessions::open(Request {
-                algorithm: self.variant.algorithm.name.to_owned(),
-                key: Key::Bytes(Secret::new(key)),
-                ..Request::default()
-            })?);
+            if !sessions::has_key(self.session.as_ref(), key) {
+                self.message = None;
+                self.session = Some(sessions::open(Request {
+                    algorithm: self.variant.algorithm.name.to_owned(),
+                    key: Key::Bytes(Secret::new(key)),
+                    ..Request::default()
+                })?);
+            }
         }
         self.set_params(provider, params)
     }

@@ -367,12 +367,13 @@ impl Running for Plain {
                     return self.set_params(provider, params);
                 }
             }
-            self.session = None;
-            self.session = Some(sessions::open(Request {
-                algorithm: self.variant.algorithm.name.to_owned(),
-                key: Key::Bytes(Secret::new(key)),
-                ..Request::default()
-            })?);
+            if !sessions::has_key(self.session.as_ref(), key) {
+                self.session = Some(sessions::open(Request {
+                    algorithm: self.variant.algorithm.name.to_owned(),
+                    key: Key::Bytes(Secret::new(key)),
+                    ..Request::default()
+                })?);
+            }
         }
         if custom {
             self.hand_over(provider, None)?;

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use cryptofd_core::preferences::{self, Preferences};
+use cryptofd_core::secret;
 use cryptofd_core::session::{Request, Session};
 use cryptofd_core::table::Algorithm;
 use std::sync::{Arc, RwLock};
@@ -31,6 +32,14 @@ impl Shared {
         *self.0.write().unwrap_or_else(|e| e.into_inner()) = Some((current, session.clone()));
         Ok(session)
     }
+}
+
+/// Whether this session has this key: programs that set the same key for each message need no other.
+pub fn has_key(session: Option<&Arc<Session>>, key: &[u8]) -> bool {
+    session.is_some_and(|session| {
+        let own = session.spec().key.bytes();
+        own.is_ok_and(|own| secret::equal(own, key))
+    })
 }
 
 /// A session of this door's.
