@@ -8,10 +8,9 @@ use cryptofd_core::secret::Secret;
 use cryptofd_core::serve;
 use cryptofd_core::session::{Request, Session};
 use cryptofd_core::sys::buffer::Input;
-use cryptofd_core::sys::socket;
+use cryptofd_core::sys::{gate, socket};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// struct cryptofd_args.
 #[repr(C)]
@@ -92,10 +91,10 @@ fn os(errno: c_int) -> Error {
 
 /// Runs `f`; its error becomes -1 and errno, a panic EIO.
 fn guard(f: impl FnOnce() -> Result<c_int>) -> c_int {
-    let errno = match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(Ok(value)) => return value,
-        Ok(Err(error)) => error.errno(),
-        Err(_) => libc::EIO,
+    let errno = match gate::quietly(f) {
+        Some(Ok(value)) => return value,
+        Some(Err(error)) => error.errno(),
+        None => libc::EIO,
     };
     // SAFETY: errno of this thread.
     unsafe { *libc::__errno_location() = errno };

@@ -7,6 +7,7 @@ pub mod descriptor;
 pub mod fork;
 #[cfg(test)]
 pub mod forked;
+pub mod gate;
 pub mod memfd;
 pub mod per_process;
 pub mod process;

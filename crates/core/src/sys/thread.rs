@@ -3,7 +3,7 @@
 //! In a process of our own where no secret may be in memory that is not locked (arena::strict), what work left
 //! of keys on a thread's stack is wiped before the thread waits, and stacks are locked and left out of dumps.
 
-use crate::sys::arena;
+use crate::sys::{arena, gate};
 use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
@@ -91,6 +91,7 @@ pub fn spawn(name: String, f: impl FnOnce() + Send + 'static) -> io::Result<()> 
         .name(name)
         .stack_size(STACK)
         .spawn(|| {
+            gate::quiet_thread();
             if arena::is_strict() {
                 hide_stack();
             }

@@ -2,13 +2,14 @@
 
 use super::core::Core;
 use super::params::{Asked, described, int, text_ptr};
+use super::provider;
 use super::types::provider as own;
 use super::types::*;
-use super::{provider, watch_forks};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::REASONS;
 use cryptofd_core::engines;
+use cryptofd_core::sys::gate;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
@@ -24,7 +25,7 @@ pub unsafe extern "C" fn OSSL_provider_init(
     provctx: *mut *mut c_void,
 ) -> c_int {
     silent(0, || {
-        watch_forks();
+        gate::watch_forks();
         engines::leave_out("openssl", "it is the program's own, which asks us");
         // SAFETY: as the caller vouches.
         unsafe {

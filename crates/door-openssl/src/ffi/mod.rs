@@ -88,40 +88,6 @@ unsafe fn output<'a>(pointer: *mut u8, length: usize) -> Output<'a> {
     unsafe { Output::from_raw(pointer, length.min(isize::MAX as usize)) }
 }
 
-/// Keeps a fork from falling into a gated call; once in a process.
-fn watch_forks() {
-    use crate::call::close_gate;
-    use std::cell::RefCell;
-    use std::sync::{Once, RwLockWriteGuard};
-    thread_local! {
-        static CLOSED: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
-    }
-    extern "C" fn before() {
-        let gate = close_gate();
-        let _ = CLOSED.try_with(|closed| {
-            if let Ok(mut closed) = closed.try_borrow_mut() {
-                *closed = gate;
-            }
-        });
-    }
-    extern "C" fn after() {
-        let _ = CLOSED.try_with(|closed| {
-            if let Ok(mut closed) = closed.try_borrow_mut() {
-                *closed = None;
-            }
-        });
-    }
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Handlers run from the last registered to the first, and the core's take locks: they must be there
-        // before ours, or a fork would hold the arena while it waits for a call that needs it.
-        drop(cryptofd_core::secret::Secret::new(&[0]));
-        let _ = cryptofd_core::sys::descriptor::watch_forks();
-        // SAFETY: the handlers take and give back a lock and touch nothing else; the library stays.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
-    });
-}
-
 /// A static array of a function over numbers: OpenSSL does not say which algorithm it makes a context of, so
 /// each has a function of its own. `numbered!(ALL, newctx)` has `newctx::<0>` first.
 macro_rules! numbered {

@@ -2,7 +2,7 @@
 
 #![allow(non_snake_case)]
 
-use super::{Out, Record, bytes, input, mechanism, messages, template, watch_forks};
+use super::{Out, Record, bytes, input, mechanism, messages, template};
 use crate::attributes::Attributes;
 use crate::call::guarded;
 use crate::mechanism as mechanisms;
@@ -13,7 +13,7 @@ use crate::{cipher, digest, generate, message, search, slot, wrapping};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::engines::software;
 use cryptofd_core::sys::buffer::Output;
-use cryptofd_core::sys::fork;
+use cryptofd_core::sys::{fork, gate};
 use cryptoki_sys::*;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn C_Initialize(args: *mut c_void) -> CK_RV {
                 return Err(Rv(CKR_CANT_LOCK));
             }
         }
-        watch_forks();
+        gate::watch_forks();
         let generation = fork::generation();
         // In a child the parent's sessions may be left behind.
         let again = MAKER.swap(generation, Ordering::Relaxed) != generation;

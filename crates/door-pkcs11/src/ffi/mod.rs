@@ -625,37 +625,3 @@ unsafe fn gcm(pointer: *const std::ffi::c_void, length: CK_ULONG) -> Result<Para
         })
     }
 }
-
-/// Keeps a fork from falling into a call; once in a process.
-fn watch_forks() {
-    use crate::call::close_gate;
-    use std::cell::RefCell;
-    use std::sync::{Once, RwLockWriteGuard};
-    thread_local! {
-        static CLOSED: RefCell<Option<RwLockWriteGuard<'static, ()>>> = const { RefCell::new(None) };
-    }
-    extern "C" fn before() {
-        let gate = close_gate();
-        let _ = CLOSED.try_with(|closed| {
-            if let Ok(mut closed) = closed.try_borrow_mut() {
-                *closed = Some(gate);
-            }
-        });
-    }
-    extern "C" fn after() {
-        let _ = CLOSED.try_with(|closed| {
-            if let Ok(mut closed) = closed.try_borrow_mut() {
-                *closed = None;
-            }
-        });
-    }
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Handlers run from the last registered to the first, and the core's take locks: they must be there
-        // before ours, or a fork would hold the arena while it waits for a call that needs it.
-        drop(cryptofd_core::secret::Secret::new(&[0]));
-        let _ = cryptofd_core::sys::descriptor::watch_forks();
-        // SAFETY: the handlers take and give back a lock and touch nothing else; they go with this library.
-        unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
-    });
-}
