@@ -1050,8 +1050,18 @@ impl Client {
 
     /// A fresh descriptor for the same session, with a running hash's or MAC's state.
     pub fn try_clone(&self, interrupted: Interrupted<'_>) -> Result<Client> {
+        self.clone_until(None, interrupted)
+    }
+
+    /// The same with an end: another holder of the descriptor that uses it, too, may take the answer. Then
+    /// (ETIMEDOUT) it can be asked for again.
+    pub(crate) fn clone_until(
+        &self,
+        until: Option<Instant>,
+        interrupted: Interrupted<'_>,
+    ) -> Result<Client> {
         self.exclusive()?;
-        let completion = self.ask(&Request::new(Op::Clone), None, interrupted)?;
+        let completion = self.ask(&Request::new(Op::Clone), until, interrupted)?;
         if completion.status != 0 {
             return Err(record::error(completion.status, &completion.data));
         }

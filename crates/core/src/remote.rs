@@ -12,6 +12,7 @@ use crate::sys::{descriptor, fork};
 use crate::table::Algorithm;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -59,6 +60,23 @@ impl Ours {
         self.socket.is_some()
             && self.socket == descriptor::identity(self.client.as_fd().as_raw_fd())
     }
+}
+
+/// How often a child asks for a descriptor of its own, and how long it waits each time: the parent may use
+/// the one that they share, and take an answer that is not its own.
+const ATTEMPTS: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+fn cloned(shared: &Client) -> Result<Client> {
+    let mut done = Err(Error::closed());
+    for _ in 0..ATTEMPTS {
+        let until = Some(Instant::now() + PATIENCE);
+        done = Client::new(shared.duplicate()?).clone_until(until, &mut || Ok(()));
+        if !matches!(&done, Err(error) if error.errno() == libc::ETIMEDOUT) {
+            break;
+        }
+    }
+    done
 }
 
 /// A session that a worker serves.
@@ -117,8 +135,7 @@ impl Remote {
         }
         if ours.generation != fork::generation() {
             // The parent's answers and ours must not mix.
-            let shared = Client::adopt(ours.client.duplicate()?, &mut || Ok(()));
-            let own = shared.and_then(|shared| shared.try_clone(&mut || Ok(())));
+            let own = cloned(&ours.client);
             *place = Some(Ours::new(own.map_err(|_| Error::closed())?));
         }
         match place.as_ref() {

@@ -30,6 +30,7 @@ const SHARED: [c_int; 6] = [
 pub struct Provider {
     core: Core,
     profile: Profile,
+    version: (u32, u32),
     /// Whether the host's own providers come before this one.
     beside: bool,
     /// By operation, each list with its end.
@@ -46,6 +47,13 @@ fn families() -> &'static [Vec<Algorithm>] {
     })
 }
 
+/// The host's version.
+fn version(core: &Core) -> (u32, u32) {
+    let text = core.parameter(c"openssl-version").unwrap_or_default();
+    let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)).max((3, 0))
+}
+
 impl Provider {
     /// For the core of a host.
     pub fn new(core: Core) -> Result<Arc<Provider>> {
@@ -58,6 +66,7 @@ impl Provider {
                 return Err(error);
             }
         };
+        let version = version(&core);
         let beside = core
             .parameter(c"provider-name")
             .is_none_or(|name| name.as_str() > BEFORE);
@@ -65,7 +74,8 @@ impl Provider {
         for (family, algorithms) in FAMILIES.iter().zip(families()) {
             if profile >= family.from && (beside || !SHARED.contains(&family.operation)) {
                 let list = lists.entry(family.operation).or_default();
-                list.extend(algorithms.iter().map(|algorithm| OSSL_ALGORITHM {
+                let known = algorithms.iter().filter(|one| one.since <= version);
+                list.extend(known.map(|algorithm| OSSL_ALGORITHM {
                     algorithm_names: algorithm.names.as_ptr(),
                     property_definition: algorithm.properties.as_ptr(),
                     implementation: algorithm.functions.as_ptr(),
@@ -84,6 +94,7 @@ impl Provider {
         Ok(Arc::new(Provider {
             core,
             profile,
+            version,
             beside,
             lists,
             others: OnceLock::new(),
@@ -104,6 +115,11 @@ impl Provider {
     /// The profile.
     pub fn profile(&self) -> Profile {
         self.profile
+    }
+
+    /// Whether the host's OpenSSL has what came with this version.
+    pub fn has(&self, since: (u32, u32)) -> bool {
+        since <= self.version
     }
 
     /// An error where the host's own providers may come after this one: then it offers no keys.

@@ -14,6 +14,8 @@ pub struct Algorithm {
     pub description: CString,
     /// Its properties.
     pub properties: CString,
+    /// The first version of OpenSSL that has such a thing.
+    pub since: (u32, u32),
 }
 
 impl Algorithm {
@@ -26,12 +28,14 @@ impl Algorithm {
             functions,
             description: text(description),
             properties: text("provider=cryptofd"),
+            since: (3, 0),
         }
     }
 
-    /// With these properties.
-    pub fn with(mut self, properties: &str) -> Algorithm {
+    /// With these properties, from this version of OpenSSL on.
+    pub fn with(mut self, properties: &str, since: (u32, u32)) -> Algorithm {
         self.properties = CString::new(properties).unwrap_or_default();
+        self.since = since;
         self
     }
 }

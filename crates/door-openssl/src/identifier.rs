@@ -107,12 +107,8 @@ pub fn of(key: &Public, by: Option<&Algorithm>, salt: Option<usize>) -> Result<V
         }
         // The key's own.
         Numbers::Plain(_) => {
-            let oid = key
-                .kind()
-                .names
-                .split(':')
-                .find(|n| n.starts_with(['1', '2']));
-            Ok(sequence(&[&identifier(oid.ok_or_else(unknown)?)?]))
+            let oid = key.kind().oid.to_der().map_err(|_| unknown())?;
+            Ok(sequence(&[&oid]))
         }
     }
 }

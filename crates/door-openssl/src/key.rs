@@ -10,6 +10,7 @@ use cryptofd_core::error::{Error as CoreError, Result as CoreResult};
 use cryptofd_core::remote::Remote;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{Request, Session};
+use cryptofd_core::sys::fork;
 use cryptofd_core::table::{self, Algorithm, Kind};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -44,7 +45,8 @@ struct Kept {
     /// `OWNER/LABEL`.
     name: String,
     version: u64,
-    session: Mutex<Option<Arc<Remote>>>,
+    /// And the process that opened it.
+    session: Mutex<Option<(u64, Arc<Remote>)>>,
 }
 
 /// Whether the session itself is gone, which says nothing about the key.
@@ -56,22 +58,33 @@ fn is_gone(error: &CoreError) -> bool {
 }
 
 impl Kept {
-    fn session(&self) -> Result<Arc<Remote>> {
-        let mut place = lock(&self.session);
-        if let Some(session) = &*place {
-            return Ok(session.clone());
-        }
+    fn open(&self) -> Result<Arc<Remote>> {
         let asked = json!({"key": self.name, "version": self.version, "options": {}});
         let mut answer = ask("Open", &asked)?;
         let fd = answer.descriptor("fd").map_err(told)?;
-        let session = Arc::new(Remote::adopt(fd).map_err(told)?);
-        *place = Some(session.clone());
+        Ok(Arc::new(Remote::adopt(fd).map_err(told)?))
+    }
+
+    /// The session. A forked child has one of its own, or, where it has no right to the key or sees no
+    /// broker, its share in its parent's.
+    fn session(&self) -> Result<Arc<Remote>> {
+        let mut place = lock(&self.session);
+        let now = fork::generation();
+        let session = match &*place {
+            Some((process, session)) if *process == now => return Ok(session.clone()),
+            Some((_, parents)) => self.open().unwrap_or_else(|_| parents.clone()),
+            None => self.open()?,
+        };
+        *place = Some((now, session.clone()));
         Ok(session)
     }
 
     fn forget(&self, session: &Arc<Remote>) {
         let mut place = lock(&self.session);
-        if place.as_ref().is_some_and(|now| Arc::ptr_eq(now, session)) {
+        if place
+            .as_ref()
+            .is_some_and(|(_, now)| Arc::ptr_eq(now, session))
+        {
             *place = None;
         }
     }

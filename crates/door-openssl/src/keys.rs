@@ -29,18 +29,10 @@ pub fn managers() -> Vec<Algorithm> {
     let all = TYPES.iter().enumerate();
     all.map(|(place, kind)| {
         let functions = ffi::keymgmt::functions(place);
-        Algorithm::new(kind.names, functions, "cryptofd's keys by reference").with(OWN)
+        let about = "cryptofd's keys by reference";
+        Algorithm::new(text(kind.name), functions, about).with(OWN, kind.since)
     })
     .collect()
-}
-
-/// All names of an operation: what the key manager calls its own has all of the keys' names.
-fn names(place: usize, name: &'static str) -> &'static str {
-    if name == text(TYPES[place].name) {
-        TYPES[place].names
-    } else {
-        name
-    }
 }
 
 /// SIGNATURE.
@@ -51,7 +43,7 @@ pub fn signatures() -> Vec<Algorithm> {
             let messages = !matches!(name, "RSA" | "ECDSA");
             let functions = ffi::signature::functions(messages);
             let about = "signatures of cryptofd's keys";
-            Algorithm::new(names(place, name), functions, about).with(OWN)
+            Algorithm::new(name, functions, about).with(OWN, TYPES[place].since)
         },
     )
 }
@@ -62,7 +54,7 @@ pub fn ciphers() -> Vec<Algorithm> {
         |kind| kind.cipher,
         |place, name| {
             let about = "encryption with cryptofd's keys";
-            Algorithm::new(names(place, name), ffi::decrypting::cipher(), about).with(OWN)
+            Algorithm::new(name, ffi::decrypting::cipher(), about).with(OWN, TYPES[place].since)
         },
     )
 }
@@ -73,7 +65,7 @@ pub fn exchanges() -> Vec<Algorithm> {
         |kind| kind.exchange,
         |place, name| {
             let about = "agreement with cryptofd's keys";
-            Algorithm::new(names(place, name), ffi::decrypting::exchange(), about).with(OWN)
+            Algorithm::new(name, ffi::decrypting::exchange(), about).with(OWN, TYPES[place].since)
         },
     )
 }
@@ -84,7 +76,7 @@ pub fn kems() -> Vec<Algorithm> {
         |kind| kind.kem,
         |place, name| {
             let about = "encapsulation with cryptofd's keys";
-            Algorithm::new(names(place, name), ffi::decrypting::capsules(), about).with(OWN)
+            Algorithm::new(name, ffi::decrypting::capsules(), about).with(OWN, TYPES[place].since)
         },
     )
 }
@@ -99,12 +91,13 @@ pub fn stores() -> Vec<Algorithm> {
 pub fn decoders() -> Vec<Algorithm> {
     let about = "references to cryptofd's keys";
     let mut all = vec![
-        Algorithm::new("DER", ffi::decoder::from_pem(), about).with("provider=cryptofd,input=pem"),
+        Algorithm::new("DER", ffi::decoder::from_pem(), about)
+            .with("provider=cryptofd,input=pem", (3, 0)),
     ];
     all.extend(TYPES.iter().enumerate().map(|(place, kind)| {
         let functions = ffi::decoder::to_key(place);
         let properties = format!("provider=cryptofd,input=der,structure={}", text(STRUCTURE));
-        Algorithm::new(kind.names, functions, about).with(&properties)
+        Algorithm::new(text(kind.name), functions, about).with(&properties, kind.since)
     }));
     all
 }

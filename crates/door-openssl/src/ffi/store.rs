@@ -8,6 +8,7 @@ use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason};
 use crate::key::Key;
+use crate::pair::TYPES;
 use crate::reference::Name;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -101,7 +102,14 @@ unsafe extern "C" fn load(
                 Name::Key(name) => vec![Key::named(name, private)?],
                 Name::All => Key::all(private)?,
             };
-            context.left = Some(found.into());
+            let known = |key: &Key| context.provider.has(TYPES[key.place()].since);
+            let all = found.len();
+            let left: VecDeque<Key> = found.into_iter().filter(known).collect();
+            if left.len() < all && !matches!(context.name, Name::All) {
+                let text = "this OpenSSL has no keys of such a type: 3.5 and later have";
+                return Err(Error::new(Reason::UNSUPPORTED, text));
+            }
+            context.left = Some(left);
         }
         let Some(key) = context.left.as_mut().and_then(VecDeque::pop_front) else {
             return Ok(0);

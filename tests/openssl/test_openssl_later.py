@@ -1,0 +1,106 @@
+"""A later OpenSSL than the host's (Debian 13's, from the lab): the same module, more keys."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hosts import Host
+
+if TYPE_CHECKING:
+    from real_broker import Broker
+
+USERLAND = Path(__file__).resolve().parents[2] / ".lab" / "userland" / "trixie"
+#: Debian 13's.
+GLIBC = (2, 41)
+
+KEYS = {
+    "rsa": ("rsa", {"sign", "decrypt"}),
+    "p256": ("ecdsa-nist-p256", {"sign"}),
+    "ed": ("ed25519", {"sign"}),
+    "ml-dsa": ("ml-dsa-65", {"sign"}),
+    "ml-kem": ("ml-kem-768", {"derive-bytes"}),
+    "x25519": ("x25519", {"derive-bytes"}),
+}
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    pytest.importorskip("asyncvarlink")
+    from real_broker import Broker
+
+    one = Broker(tmp_path_factory.mktemp("broker"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
+        for label, (algorithm, usage) in KEYS.items():
+            bits = 2048 if algorithm == "rsa" else None
+            one.connect().keys.generate(label, algorithm, bits=bits, usage=usage)
+        yield one
+    one.end()
+
+
+class Later:
+    """That OpenSSL's command, with its own libraries on this host's kernel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.host = Host(folder, None, None)
+        loaders = [*USERLAND.glob("lib64/ld-linux-*"), *USERLAND.glob("lib/ld-linux-*")]
+        libraries = [path.parent for path in USERLAND.glob("usr/lib/*/libcrypto.so.3")]
+        program = USERLAND / "usr" / "bin" / "openssl"
+        if not loaders or not libraries or not program.exists():
+            pytest.skip("the lab has no userland of Debian 13 with OpenSSL here")
+        own = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2])
+        if own > GLIBC:
+            pytest.skip(f"built with glibc {own}, which Debian 13 cannot load")
+        self.command = [loaders[0], "--library-path", libraries[0], program]
+
+    def __call__(self, line: str) -> bytes:
+        return self.host.run(*self.command, *line.split())
+
+
+@pytest.fixture
+def openssl(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Later:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "message").write_bytes(b"message")
+    return Later(tmp_path)
+
+
+def test_it_is_a_later_one(openssl: Later) -> None:
+    assert openssl("version") >= b"OpenSSL 3.5"
+    assert f"Total found: {len(KEYS)}".encode() in openssl("storeutl -keys -noout cryptofd:")
+
+
+@pytest.mark.parametrize("label", ["rsa", "p256", "ed", "ml-dsa"])
+def test_signatures_and_certificates(openssl: Later, label: str) -> None:
+    more = "-rawin" if label in ("ed", "ml-dsa") else "-rawin -digest sha256"
+    openssl(f"pkey -in cryptofd:{label} -pubout -out public")
+    openssl(f"pkeyutl -sign {more} -inkey cryptofd:{label} -in message -out signature")
+    openssl(f"pkeyutl -verify {more} -pubin -inkey public -sigfile signature -in message")
+    openssl(f"req -x509 -new -key cryptofd:{label} -subj /CN=x -out certificate")
+    openssl("verify -CAfile certificate certificate")
+
+
+def test_agreement_and_encapsulation(openssl: Later, tmp_path: Path) -> None:
+    def same() -> bool:
+        return (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+    openssl("genpkey -algorithm X25519 -out own")
+    openssl("pkey -in own -pubout -out own.public")
+    openssl("pkey -in cryptofd:x25519 -pubout -out public")
+    openssl("pkeyutl -derive -inkey cryptofd:x25519 -peerkey own.public -out one")
+    openssl("pkeyutl -derive -inkey own -peerkey public -out two")
+    assert same()
+    openssl("pkey -in cryptofd:ml-kem -pubout -out public")
+    openssl("pkeyutl -encap -pubin -inkey public -out sealed -secret one")
+    openssl("pkeyutl -decap -inkey cryptofd:ml-kem -in sealed -secret two")
+    assert same()
+
+
+def test_a_programs_own_keys_are_its_own(openssl: Later) -> None:
+    for kind in ("EC -pkeyopt group:P-256", "ED25519", "ML-DSA-65", "RSA"):
+        openssl(f"genpkey -algorithm {kind} -out own")
+        openssl("req -x509 -new -key own -subj /CN=x -out certificate")
+        openssl("verify -CAfile certificate certificate")
