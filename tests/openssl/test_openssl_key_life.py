@@ -187,6 +187,42 @@ def test_a_program_closes_what_is_not_its_own(host: Host) -> None:
     )
 
 
+def test_a_child_goes_on_when_another_worker_serves(host: Host, broker: Broker) -> None:
+    """With its own share of the session that its parent opened."""
+    import subprocess
+
+    from real_broker import until
+
+    text = LIBCRYPTO + textwrap.dedent(
+        """
+        key = load("cryptofd:web")
+        assert sign(key) is None
+        child = os.fork()
+        if not child:
+            if not os.geteuid():
+                os.setresuid(65534, 65534, 65534)  # nobody, who has no right to the key
+            assert sign(key) is None
+            print("begun", flush=True)
+            sys.stdin.readline()
+            print(sign(key) or "fine", flush=True)
+            os._exit(0)
+        wait(child)
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", text], env=host.environment(), stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as program:  # fmt: skip
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        gone = broker.kill_worker()
+        until(lambda: all(one["pid"] != gone for one in broker.status()["workers"]), "a worker")
+        program.stdin.write("\n")
+        program.stdin.flush()
+        assert program.stdout.readline() == "fine\n"
+
+
 def test_the_service_is_restarted_under_a_program(host: Host, broker: Broker) -> None:
     """Its sessions end; the next signature opens another."""
     import subprocess

@@ -1095,6 +1095,14 @@ impl Client {
         self.submit(&request, nonblock, interrupted)
     }
 
+    /// A client with books of its own on another copy of a brokered session's descriptor, as a forked child
+    /// needs it: which worker serves, it learns from the first answer, or when another one takes over.
+    pub(crate) fn beside(&self) -> Result<Client> {
+        let client = Client::new(self.duplicate()?);
+        lock(&client.books).unanswered.is(Some(0));
+        Ok(client)
+    }
+
     /// A second descriptor of the same end (dup): shares the answers.
     pub fn duplicate(&self) -> Result<OwnedFd> {
         duplicate(self.fd.as_raw_fd())

@@ -71,7 +71,7 @@ fn cloned(shared: &Client) -> Result<Client> {
     let mut done = Err(Error::closed());
     for _ in 0..ATTEMPTS {
         let until = Some(Instant::now() + PATIENCE);
-        done = Client::new(shared.duplicate()?).clone_until(until, &mut || Ok(()));
+        done = shared.beside()?.clone_until(until, &mut || Ok(()));
         if !matches!(&done, Err(error) if error.errno() == libc::ETIMEDOUT) {
             break;
         }
