@@ -6,10 +6,9 @@ use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
 use crate::ffi::params::{Asked, Given};
 use crate::sessions;
-use cryptofd_core::engine::{Direction, Key};
+use cryptofd_core::engine::Direction;
 use cryptofd_core::engines::software;
-use cryptofd_core::secret::Secret;
-use cryptofd_core::session::{Request, Session, Unchecked};
+use cryptofd_core::session::{Session, Unchecked};
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::sync::Arc;
 
@@ -284,11 +283,7 @@ impl Running for InPieces {
             }
             if !sessions::has_key(self.session.as_ref(), key) {
                 self.message = None;
-                self.session = Some(sessions::open(Request {
-                    algorithm: self.variant.algorithm.name.to_owned(),
-                    key: Key::Bytes(Secret::new(key)),
-                    ..Request::default()
-                })?);
+                self.session = Some(sessions::with_key(self.variant.algorithm, key)?);
             }
         }
         self.set_params(provider, params)

@@ -7,9 +7,9 @@ use crate::ffi::host;
 use crate::ffi::params::{Asked, Given, Own};
 use crate::ffi::types::op;
 use crate::sessions;
-use cryptofd_core::engine::{Direction, Key};
+use cryptofd_core::engine::Direction;
 use cryptofd_core::secret::Secret;
-use cryptofd_core::session::{Pieces, Request, Session, pad, unpad};
+use cryptofd_core::session::{Pieces, Session, pad, unpad};
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::sync::Arc;
 use zeroize::Zeroize;
@@ -368,11 +368,7 @@ impl Running for Plain {
                 }
             }
             if !sessions::has_key(self.session.as_ref(), key) {
-                self.session = Some(sessions::open(Request {
-                    algorithm: self.variant.algorithm.name.to_owned(),
-                    key: Key::Bytes(Secret::new(key)),
-                    ..Request::default()
-                })?);
+                self.session = Some(sessions::with_key(self.variant.algorithm, key)?);
             }
         }
         if custom {

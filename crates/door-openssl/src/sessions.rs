@@ -1,8 +1,10 @@
-//! Sessions that need no key, opened once for all contexts, and again when the preferences have changed.
+//! Sessions of this door's: those that need no key are opened once for all contexts, and again when the
+//! preferences have changed.
 
 use crate::error::Result;
+use cryptofd_core::engine::Key;
 use cryptofd_core::preferences::{self, Preferences};
-use cryptofd_core::secret;
+use cryptofd_core::secret::{self, Secret};
 use cryptofd_core::session::{Request, Session};
 use cryptofd_core::table::Algorithm;
 use std::sync::{Arc, RwLock};
@@ -39,6 +41,15 @@ pub fn has_key(session: Option<&Arc<Session>>, key: &[u8]) -> bool {
     session.is_some_and(|session| {
         let own = session.spec().key.bytes();
         own.is_ok_and(|own| secret::equal(own, key))
+    })
+}
+
+/// A session of an algorithm with this key.
+pub fn with_key(algorithm: &Algorithm, key: &[u8]) -> Result<Arc<Session>> {
+    open(Request {
+        algorithm: algorithm.name.to_owned(),
+        key: Key::Bytes(Secret::new(key)),
+        ..Request::default()
     })
 }
 

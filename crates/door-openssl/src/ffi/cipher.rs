@@ -2,7 +2,7 @@
 
 use super::params::{Asked, Given, described, int, octets, octets_ptr, size, uint};
 use super::types::*;
-use super::{give, held, input, numbered, output, provider, take};
+use super::{freectx, give, held, input, numbered, output, provider};
 use crate::call::{gated, guarded, silent};
 use crate::cipher::{Running, Way, variants};
 use crate::context::Provider;
@@ -53,7 +53,7 @@ fn table<R: Running>(place: usize, newctx: *const c_void) -> &'static [OSSL_DISP
         f(cipher::DECRYPT_INIT, decrypt_init::<R> as *const c_void),
         f(cipher::UPDATE, update::<R> as *const c_void),
         f(cipher::FINAL, finish::<R> as *const c_void),
-        f(cipher::FREECTX, freectx::<R> as *const c_void),
+        f(cipher::FREECTX, freectx::<Context<R>> as *const c_void),
         f(cipher::DUPCTX, dupctx::<R> as *const c_void),
         f(cipher::GET_PARAMS, GET_PARAMS[place]),
         f(cipher::GETTABLE_PARAMS, gettable_params as *const c_void),
@@ -150,15 +150,6 @@ unsafe extern "C" fn new_in_pieces<const N: usize>(provctx: *mut c_void) -> *mut
 unsafe extern "C" fn new_message<const N: usize>(provctx: *mut c_void) -> *mut c_void {
     // SAFETY: of the host.
     unsafe { newctx::<Message>(provctx, N) }
-}
-
-unsafe extern "C" fn freectx<R: Running>(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context<R>>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 unsafe extern "C" fn dupctx<R: Running>(context: *mut c_void) -> *mut c_void {

@@ -11,6 +11,25 @@ type SetErrorDebug =
 type VsetError = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, u32, *const c_char, *const c_void);
 type GetParams = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, *mut OSSL_PARAM) -> c_int;
 
+/// The function of this number in a table, if it is there.
+///
+/// # Safety
+/// The table is null or ends with 0; F is a function pointer of the type that core_dispatch.h gives the number.
+pub unsafe fn in_table<F: Copy>(table: *const OSSL_DISPATCH, number: c_int) -> Option<F> {
+    const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
+    let mut next = table;
+    // SAFETY: as the caller vouches; F is as wide as the address.
+    unsafe {
+        while !next.is_null() && (*next).function_id != 0 {
+            if (*next).function_id == number && !(*next).function.is_null() {
+                return Some(std::mem::transmute_copy(&(*next).function));
+            }
+            next = next.add(1);
+        }
+    }
+    None
+}
+
 /// The core: who we are to it, and its functions.
 pub struct Core {
     handle: *const OSSL_CORE_HANDLE,
@@ -53,18 +72,8 @@ impl Core {
     /// # Safety
     /// F is a function pointer of the type that core_dispatch.h gives the number.
     pub unsafe fn function<F: Copy>(&self, number: c_int) -> Option<F> {
-        const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
-        let mut next = self.table;
-        // SAFETY: a table that ends with 0, by new(); F is as wide as the address, and its type is right.
-        unsafe {
-            while !next.is_null() && (*next).function_id != 0 {
-                if (*next).function_id == number && !(*next).function.is_null() {
-                    return Some(std::mem::transmute_copy(&(*next).function));
-                }
-                next = next.add(1);
-            }
-        }
-        None
+        // SAFETY: a table that ends with 0, by new(); the caller vouches for the type.
+        unsafe { in_table(self.table, number) }
     }
 
     /// Who we are to the core.

@@ -2,9 +2,9 @@
 
 use super::core::Core;
 use super::keymgmt::{Held, PRIVATE, offer};
-use super::params::{Given, described, end, int};
+use super::params::{Given, at, described, end, int};
 use super::types::*;
-use super::{give, held, numbered, provider, take};
+use super::{freectx, give, held, numbered, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -37,7 +37,7 @@ fn functions(decode: *const c_void) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
         f(decoder::NEWCTX, newctx as *const c_void),
-        f(decoder::FREECTX, freectx as *const c_void),
+        f(decoder::FREECTX, freectx::<Context> as *const c_void),
         f(
             decoder::SETTABLE_CTX_PARAMS,
             settable_ctx_params as *const c_void,
@@ -56,15 +56,6 @@ unsafe extern "C" fn newctx(provctx: *mut c_void) -> *mut c_void {
     // SAFETY: of the host.
     let provider = unsafe { provider(provctx) };
     give(silent(None, || Ok(Some(Box::new(Context { provider })))))
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 described!(SETTABLE: int(c"none"));
@@ -141,27 +132,20 @@ unsafe extern "C" fn pem(
             return Ok(1);
         };
         let mut kind: c_int = 2; // OSSL_OBJECT_PKEY
-        let given = |key: &'static std::ffi::CStr, data_type, data, data_size| OSSL_PARAM {
-            key: key.as_ptr(),
-            data_type,
-            data,
-            data_size,
-            return_size: OSSL_PARAM_UNMODIFIED,
-        };
         let mut list = vec![
-            given(
+            at(
                 c"data-structure",
                 OSSL_PARAM_UTF8_STRING,
                 STRUCTURE.as_ptr().cast_mut().cast(),
                 STRUCTURE.to_bytes().len(),
             ),
-            given(
+            at(
                 c"data",
                 OSSL_PARAM_OCTET_STRING,
                 der.as_ptr().cast_mut().cast(),
                 der.len(),
             ),
-            given(
+            at(
                 c"type",
                 OSSL_PARAM_INTEGER,
                 (&raw mut kind).cast(),
@@ -170,7 +154,7 @@ unsafe extern "C" fn pem(
         ];
         if let Ok((place, _)) = reference::read(&der) {
             let name = crate::pair::TYPES[place].name;
-            list.push(given(
+            list.push(at(
                 c"data-type",
                 OSSL_PARAM_UTF8_STRING,
                 name.as_ptr().cast_mut().cast(),

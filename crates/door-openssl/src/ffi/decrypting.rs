@@ -4,7 +4,7 @@
 use super::keymgmt::key;
 use super::params::{Asked, Given, described, octets, text};
 use super::types::*;
-use super::{give, held, input, provider, take};
+use super::{freectx, give, held, input, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::decrypting::{Agreeing, Capsule, Crypting};
@@ -27,15 +27,6 @@ unsafe extern "C" fn newctx<T: Default>(provctx: *mut c_void) -> *mut c_void {
         let work = T::default();
         Ok(Some(Box::new(Context { provider, work })))
     }))
-}
-
-unsafe extern "C" fn freectx<T>(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context<T>>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 unsafe extern "C" fn dupctx<T: Clone>(context: *mut c_void) -> *mut c_void {
@@ -83,7 +74,7 @@ pub fn cipher() -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
         f(NEWCTX, newctx::<Crypting> as *const c_void),
-        f(FREECTX, freectx::<Crypting> as *const c_void),
+        f(FREECTX, freectx::<Context<Crypting>> as *const c_void),
         f(DUPCTX, dupctx::<Crypting> as *const c_void),
         f(ENCRYPT_INIT, encrypt_init as *const c_void),
         f(ENCRYPT, crypt as *const c_void),
@@ -188,7 +179,7 @@ pub fn exchange() -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
         f(NEWCTX, newctx::<Agreeing> as *const c_void),
-        f(FREECTX, freectx::<Agreeing> as *const c_void),
+        f(FREECTX, freectx::<Context<Agreeing>> as *const c_void),
         f(DUPCTX, dupctx::<Agreeing> as *const c_void),
         f(INIT, agree_init as *const c_void),
         f(SET_PEER, set_peer as *const c_void),
@@ -270,7 +261,7 @@ pub fn capsules() -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
         f(NEWCTX, newctx::<Capsule> as *const c_void),
-        f(FREECTX, freectx::<Capsule> as *const c_void),
+        f(FREECTX, freectx::<Context<Capsule>> as *const c_void),
         f(DUPCTX, dupctx::<Capsule> as *const c_void),
         f(ENCAPSULATE_INIT, capsule_init::<false> as *const c_void),
         f(ENCAPSULATE, encapsulate as *const c_void),

@@ -2,7 +2,7 @@
 
 use super::params::{Asked, Given, described, int, size};
 use super::types::*;
-use super::{give, held, input, numbered, provider, take};
+use super::{freectx, give, held, input, numbered, provider};
 use crate::call::{gated, guarded, silent};
 use crate::context::Provider;
 use crate::digest::{Running, Variant, variants};
@@ -30,7 +30,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         f(digest::UPDATE, update as *const c_void),
         f(digest::FINAL, finish as *const c_void),
         f(digest::DIGEST, ONCE[place]),
-        f(digest::FREECTX, freectx as *const c_void),
+        f(digest::FREECTX, freectx::<Context> as *const c_void),
         f(digest::DUPCTX, dupctx as *const c_void),
         f(digest::GET_PARAMS, GET_PARAMS[place]),
         f(digest::GETTABLE_PARAMS, gettable_params as *const c_void),
@@ -71,15 +71,6 @@ unsafe extern "C" fn newctx<const N: usize>(provctx: *mut c_void) -> *mut c_void
         })))
     });
     give(made)
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 unsafe extern "C" fn dupctx(context: *mut c_void) -> *mut c_void {

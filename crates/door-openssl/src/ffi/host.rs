@@ -3,7 +3,7 @@
 //! own); each gives its table of functions, and that its algorithms. So it works where libcrypto is linked into
 //! a program and exports nothing.
 
-use super::core::Core;
+use super::core::{Core, in_table};
 use super::params::{Asked, Given};
 use super::types::*;
 use crate::error::{Error, Result};
@@ -61,21 +61,6 @@ unsafe extern "C" fn removed(_: *const OSSL_CORE_HANDLE, _: *mut c_void) -> c_in
 
 unsafe extern "C" fn properties(_: *const c_char, _: *mut c_void) -> c_int {
     1
-}
-
-unsafe fn in_table<F: Copy>(table: *const OSSL_DISPATCH, number: c_int) -> Option<F> {
-    const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
-    let mut next = table;
-    // SAFETY: the caller vouches for the table, its end and the type that the number has.
-    unsafe {
-        while !next.is_null() && (*next).function_id != 0 {
-            if (*next).function_id == number && !(*next).function.is_null() {
-                return Some(std::mem::transmute_copy(&(*next).function));
-            }
-            next = next.add(1);
-        }
-    }
-    None
 }
 
 impl Others {
@@ -245,6 +230,20 @@ impl Foreign {
         })
     }
 
+    fn finish(&mut self, number: c_int, out: Output<'_>) -> Result<usize> {
+        let mut written = 0;
+        // SAFETY: the number says the type; out is writable for its length.
+        said(unsafe {
+            self.of.function::<Final>(number)?(
+                self.context,
+                out.as_mut_ptr(),
+                &mut written,
+                out.len(),
+            )
+        })?;
+        Ok(written)
+    }
+
     fn set_params(&mut self, number: c_int, params: Given<'_>) -> Result<()> {
         // SAFETY: the number says the type.
         said(unsafe { self.of.function::<SetParams>(number)?(self.context, params.as_ptr()) })
@@ -256,13 +255,17 @@ impl Foreign {
     }
 }
 
+fn parts(bytes: Option<&[u8]>) -> (*const u8, usize) {
+    bytes.map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()))
+}
+
 /// A MAC of the host's.
 pub struct Mac(Foreign);
 
 impl Mac {
     /// Begins; without a key, again with the one before.
     pub fn init(&mut self, key: Option<&[u8]>, params: Given<'_>) -> Result<()> {
-        let (key, length) = key.map_or((std::ptr::null(), 0), |key| (key.as_ptr(), key.len()));
+        let (key, length) = parts(key);
         // SAFETY: the number says the type; the key is readable for its length.
         said(unsafe {
             self.0.of.function::<MacInit>(mac::INIT)?(self.0.context, key, length, params.as_ptr())
@@ -279,17 +282,7 @@ impl Mac {
 
     /// Ends; bytes that it gave.
     pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
-        let mut written = 0;
-        // SAFETY: the number says the type; out is writable for its length.
-        said(unsafe {
-            self.0.of.function::<Final>(mac::FINAL)?(
-                self.0.context,
-                out.as_mut_ptr(),
-                &mut written,
-                out.len(),
-            )
-        })?;
-        Ok(written)
+        self.0.finish(mac::FINAL, out)
     }
 
     /// Another that goes on from here.
@@ -310,10 +303,6 @@ impl Mac {
 
 /// A cipher of the host's.
 pub struct Cipher(Foreign);
-
-fn parts(bytes: Option<&[u8]>) -> (*const u8, usize) {
-    bytes.map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()))
-}
 
 impl Cipher {
     /// Begins; what is not given stays as it was.
@@ -370,17 +359,7 @@ impl Cipher {
 
     /// Ends; bytes that it gave.
     pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
-        let mut written = 0;
-        // SAFETY: the number says the type; out is writable for its length.
-        said(unsafe {
-            self.0.of.function::<Final>(cipher::FINAL)?(
-                self.0.context,
-                out.as_mut_ptr(),
-                &mut written,
-                out.len(),
-            )
-        })?;
-        Ok(written)
+        self.0.finish(cipher::FINAL, out)
     }
 
     /// Another that goes on from here.

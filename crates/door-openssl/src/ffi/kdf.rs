@@ -2,7 +2,7 @@
 
 use super::params::{Asked, Given, described, int, octets, size, text, uint, uint64};
 use super::types::*;
-use super::{give, held, numbered, provider, take};
+use super::{freectx, give, held, numbered, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let all = vec![
         f(kdf::NEWCTX, NEWCTX[place]),
         f(kdf::DUPCTX, dupctx as *const c_void),
-        f(kdf::FREECTX, freectx as *const c_void),
+        f(kdf::FREECTX, freectx::<Context> as *const c_void),
         f(kdf::RESET, reset as *const c_void),
         f(kdf::DERIVE, derive as *const c_void),
         f(kdf::SET_CTX_PARAMS, set_ctx_params as *const c_void),
@@ -75,15 +75,6 @@ unsafe extern "C" fn newctx<const N: usize>(provctx: *mut c_void) -> *mut c_void
         })))
     });
     give(made)
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 /// Runs `f` on a context, and it may take a lock.

@@ -1,7 +1,7 @@
 //! The C side of keys (provider-keymgmt(7)). They are loaded by reference; of keys that a program brings only
 //! public ones are taken, to agree with: its own private keys are the default provider's.
 
-use super::params::{Asked, Described, Given, described, end, int, number, octets, text};
+use super::params::{Asked, Described, Given, at, described, end, int, number, octets, text};
 use super::types::*;
 use super::{numbered, provider};
 use crate::call::{gated, guarded, silent};
@@ -96,27 +96,20 @@ pub unsafe fn offer(held: Held, callback: Callback, argument: *mut c_void) -> c_
     let mut kind: c_int = 2; // OSSL_OBJECT_PKEY
     let name = TYPES[held.key.place()].name;
     let mut lent = held.lend();
-    let given = |key: &'static std::ffi::CStr, data_type, data, data_size| OSSL_PARAM {
-        key: key.as_ptr(),
-        data_type,
-        data,
-        data_size,
-        return_size: OSSL_PARAM_UNMODIFIED,
-    };
     let list = [
-        given(
+        at(
             c"type",
             OSSL_PARAM_INTEGER,
             (&raw mut kind).cast(),
             size_of::<c_int>(),
         ),
-        given(
+        at(
             c"data-type",
             OSSL_PARAM_UTF8_STRING,
             name.as_ptr().cast_mut().cast(),
             name.to_bytes().len(),
         ),
-        given(
+        at(
             c"reference",
             OSSL_PARAM_OCTET_STRING,
             (&raw mut lent).cast(),

@@ -2,7 +2,7 @@
 
 use super::params::{Asked, Given, described, int, octets, size, text};
 use super::types::*;
-use super::{give, held, input, numbered, output, provider, take};
+use super::{freectx, give, held, input, numbered, output, provider};
 use crate::call::{gated, guarded, silent};
 use crate::context::Provider;
 use crate::error::Result;
@@ -22,7 +22,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let mut all = vec![
         f(mac::NEWCTX, NEWCTX[place]),
         f(mac::DUPCTX, dupctx as *const c_void),
-        f(mac::FREECTX, freectx as *const c_void),
+        f(mac::FREECTX, freectx::<Context> as *const c_void),
         f(mac::INIT, init as *const c_void),
         f(mac::UPDATE, update as *const c_void),
         f(mac::FINAL, finish as *const c_void),
@@ -73,15 +73,6 @@ unsafe extern "C" fn newctx<const N: usize>(provctx: *mut c_void) -> *mut c_void
         })))
     });
     give(made)
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 /// Runs `f` on a context, and it may take a lock.

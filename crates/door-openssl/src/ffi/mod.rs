@@ -16,6 +16,7 @@ pub mod signature;
 pub mod store;
 pub mod types;
 
+use crate::call::silent;
 use crate::context::Provider;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::ffi::c_void;
@@ -64,6 +65,16 @@ unsafe fn shared<'a, T: Sync>(pointer: *mut c_void) -> &'a T {
 unsafe fn take<T>(pointer: *mut c_void) -> Option<Box<T>> {
     // SAFETY: as the caller vouches.
     (!pointer.is_null()).then(|| unsafe { Box::from_raw(pointer.cast::<T>()) })
+}
+
+/// Frees a context: a function of every family's.
+unsafe extern "C" fn freectx<T>(context: *mut c_void) {
+    // SAFETY: of the host, for the last time.
+    let context = unsafe { take::<T>(context) };
+    silent((), || {
+        drop(context);
+        Ok(())
+    });
 }
 
 /// Bytes that the host gives. Null is none.

@@ -9,7 +9,7 @@
 
 use super::types::*;
 use crate::error::{Error, Reason, Result};
-use std::ffi::{CStr, c_char, c_uint};
+use std::ffi::{CStr, c_char, c_uint, c_void};
 use std::marker::PhantomData;
 
 /// A list that says which parameters there are; made by `described!`.
@@ -79,6 +79,19 @@ pub const fn octets_ptr(key: &'static CStr) -> OSSL_PARAM {
 /// A number of any size.
 pub const fn number(key: &'static CStr) -> OSSL_PARAM {
     describe(key, OSSL_PARAM_UNSIGNED_INTEGER, 0)
+}
+
+/// What is given to a function of the host's, by its address.
+pub const fn at(
+    key: &'static CStr,
+    data_type: c_uint,
+    data: *mut c_void,
+    data_size: usize,
+) -> OSSL_PARAM {
+    OSSL_PARAM {
+        data,
+        ..describe(key, data_type, data_size)
+    }
 }
 
 /// The end of a list.

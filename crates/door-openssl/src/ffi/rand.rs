@@ -2,7 +2,7 @@
 
 use super::params::{Asked, described, int, size, uint};
 use super::types::*;
-use super::{give, provider, shared, take};
+use super::{freectx, give, provider, shared};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::Result;
@@ -21,7 +21,7 @@ struct Context {
 pub fn functions() -> &'static [OSSL_DISPATCH] {
     static ALL: [OSSL_DISPATCH; 14] = [
         OSSL_DISPATCH::new(rand::NEWCTX, newctx as *const c_void),
-        OSSL_DISPATCH::new(rand::FREECTX, freectx as *const c_void),
+        OSSL_DISPATCH::new(rand::FREECTX, freectx::<Context> as *const c_void),
         OSSL_DISPATCH::new(rand::INSTANTIATE, instantiate as *const c_void),
         OSSL_DISPATCH::new(rand::UNINSTANTIATE, uninstantiate as *const c_void),
         OSSL_DISPATCH::new(rand::GENERATE, generate as *const c_void),
@@ -62,15 +62,6 @@ unsafe extern "C" fn newctx(
         })))
     });
     give(made)
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 /// Runs `f` on a context.

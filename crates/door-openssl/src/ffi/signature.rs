@@ -3,7 +3,7 @@
 use super::keymgmt::key;
 use super::params::{Asked, Given, described, int, octets, text};
 use super::types::*;
-use super::{give, held, input, provider, take};
+use super::{freectx, give, held, input, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -22,7 +22,7 @@ pub fn functions(messages: bool) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let mut all = vec![
         f(signature::NEWCTX, newctx as *const c_void),
-        f(signature::FREECTX, freectx as *const c_void),
+        f(signature::FREECTX, freectx::<Context> as *const c_void),
         f(signature::DUPCTX, dupctx as *const c_void),
         f(
             signature::DIGEST_SIGN_INIT,
@@ -89,15 +89,6 @@ unsafe extern "C" fn newctx(provctx: *mut c_void, _propq: *const c_char) -> *mut
             signing: Signing::default(),
         })))
     }))
-}
-
-unsafe extern "C" fn freectx(context: *mut c_void) {
-    // SAFETY: of the host, for the last time.
-    let context = unsafe { take::<Context>(context) };
-    silent((), || {
-        drop(context);
-        Ok(())
-    });
 }
 
 unsafe extern "C" fn dupctx(context: *mut c_void) -> *mut c_void {
