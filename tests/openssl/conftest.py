@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,20 @@ sys.path[:0] = [str(TESTS / "pkcs11"), str(TESTS / "broker")]
 
 if TYPE_CHECKING:
     from hosts import Host
+    from real_broker import Broker
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that every program of this test module asks; modules put their keys into it."""
+    pytest.importorskip("asyncvarlink")
+    from real_broker import Broker
+
+    one = Broker(tmp_path_factory.mktemp("broker"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
+        yield one
+    one.end()
 
 
 @pytest.fixture(scope="session")

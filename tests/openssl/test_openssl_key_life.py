@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,23 +72,16 @@ LIBCRYPTO = textwrap.dedent("""
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    pytest.importorskip("asyncvarlink")
-    from real_broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
-        keys = one.connect().keys
-        keys.generate("web", "ecdsa-nist-p256", usage={"sign", "verify"})
-        keys.generate("rsa", "rsa", bits=2048, usage={"sign", "encrypt", "decrypt"})
-        keys.generate("p256", "ecdh-nist-p256", usage={"derive-bytes"})
-        keys.generate("p521", "ecdh-nist-p521", usage={"derive-bytes"})
-        keys.generate("x25519", "x25519", usage={"derive-bytes"})
-        keys.generate("bound", "x25519", usage={"derive"}, derive_template={
-            "algorithm": "gcm(aes)", "bits": 256, "usage": ["encrypt", "decrypt"]})  # fmt: skip
-        yield one
-    one.end()
+def broker(broker: Broker) -> Broker:
+    keys = broker.connect().keys
+    keys.generate("web", "ecdsa-nist-p256", usage={"sign", "verify"})
+    keys.generate("rsa", "rsa", bits=2048, usage={"sign", "encrypt", "decrypt"})
+    keys.generate("p256", "ecdh-nist-p256", usage={"derive-bytes"})
+    keys.generate("p521", "ecdh-nist-p521", usage={"derive-bytes"})
+    keys.generate("x25519", "x25519", usage={"derive-bytes"})
+    keys.generate("bound", "x25519", usage={"derive"}, derive_template={
+        "algorithm": "gcm(aes)", "bits": 256, "usage": ["encrypt", "decrypt"]})  # fmt: skip
+    return broker
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,19 +29,12 @@ PAIRS = {
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    pytest.importorskip("asyncvarlink")
-    from real_broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
-        keys = one.connect().keys
-        for label, (algorithm, usage) in PAIRS.items():
-            keys.generate(label, algorithm, bits=2048 if algorithm == "rsa" else None, usage=usage)
-        keys.generate("secret", "gcm(aes)")
-        yield one
-    one.end()
+def broker(broker: Broker) -> Broker:
+    keys = broker.connect().keys
+    for label, (algorithm, usage) in PAIRS.items():
+        keys.generate(label, algorithm, bits=2048 if algorithm == "rsa" else None, usage=usage)
+    keys.generate("secret", "gcm(aes)")
+    return broker
 
 
 @pytest.fixture(scope="module")

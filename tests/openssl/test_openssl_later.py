@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,18 +27,11 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    pytest.importorskip("asyncvarlink")
-    from real_broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
-        for label, (algorithm, usage) in KEYS.items():
-            bits = 2048 if algorithm == "rsa" else None
-            one.connect().keys.generate(label, algorithm, bits=bits, usage=usage)
-        yield one
-    one.end()
+def broker(broker: Broker) -> Broker:
+    for label, (algorithm, usage) in KEYS.items():
+        bits = 2048 if algorithm == "rsa" else None
+        broker.connect().keys.generate(label, algorithm, bits=bits, usage=usage)
+    return broker
 
 
 class Later:

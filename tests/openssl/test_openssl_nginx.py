@@ -61,18 +61,6 @@ def nginx() -> Path:
     pytest.skip("nginx is not there: make test fetches it where the release has it")
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    pytest.importorskip("asyncvarlink")
-    from real_broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
-        yield one
-    one.end()
-
-
 class Served:
     """nginx, and handshakes with it."""
 

@@ -36,16 +36,9 @@ def server(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    pytest.importorskip("asyncvarlink")
-    from real_broker import Broker
-
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRYPTOFD_BROKER", str(one.socket))
-        one.connect().keys.generate("web", "ecdsa-nist-p256", usage={"sign", "verify"})
-        yield one
-    one.end()
+def broker(broker: Broker) -> Broker:
+    broker.connect().keys.generate("web", "ecdsa-nist-p256", usage={"sign", "verify"})
+    return broker
 
 
 @pytest.fixture
