@@ -36,11 +36,11 @@ def hosts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bulk(hosts_folder: Path) -> Host:
+def whole(hosts_folder: Path) -> Host:
     """Ours where we have it."""
     from hosts import Host
 
-    return Host(hosts_folder, "bulk")
+    return Host(hosts_folder)
 
 
 @pytest.fixture(scope="session")

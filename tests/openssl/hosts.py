@@ -40,7 +40,7 @@ class Host:
         self, folder: Path, profile: str | None = "all",
         properties: str | None = "?provider=cryptofd", name: str = "libcryptofd-openssl",
     ) -> None:  # fmt: skip
-        self.file = folder / f"{profile}-{str(properties).strip('?')[:20]}.cnf"
+        self.file = folder / f"{profile}-{str(properties).replace('?', 'maybe-')[:30]}.cnf"
         more = "" if profile is None else f"profile = {profile}"
         properties = "" if properties is None else f"default_properties = {properties}"
         text = CONFIGURATION.format(library=LIBRARY, name=name, more=more, properties=properties)

@@ -14,21 +14,21 @@ PROGRAM = Path(__file__).with_name("both_ciphers.py")
 def both(host: Host, seed: int, rounds: int) -> None:
     env = {
         "CRYPTOFD_TEST_LIBRARY": str(LIBRARY),
-        "CRYPTOFD_OPENSSL_PROFILE": "bulk",
+        "CRYPTOFD_OPENSSL_PROFILE": "all",
         "OPENSSL_CONF": "/dev/null",
     }
     said = host.run(sys.executable, PROGRAM, str(seed), str(rounds), **env)
     assert said.split() == [b"done"]
 
 
-def test_the_same_as_the_default_provider(bulk: Host) -> None:
-    both(bulk, 1, 300)
+def test_the_same_as_the_default_provider(whole: Host) -> None:
+    both(whole, 1, 300)
 
 
 @pytest.mark.soak
-def test_the_same_for_long(bulk: Host) -> None:
+def test_the_same_for_long(whole: Host) -> None:
     for number in range(1, 21):
-        both(bulk, number * 100_000, 5000)
+        both(whole, number * 100_000, 5000)
 
 
 PYCA = """
@@ -83,15 +83,15 @@ PYCA = """
 """
 
 
-def test_pycas_wheel(bulk: Host) -> None:
-    said = bulk.python(PYCA)
-    assert said == bulk.python(PYCA, OPENSSL_CONF="/dev/null")
+def test_pycas_wheel(whole: Host) -> None:
+    said = whole.python(PYCA)
+    assert said == whole.python(PYCA, OPENSSL_CONF="/dev/null")
     assert said.count("refused") == 6
-    bulk.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    whole.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")
 
 
 @pytest.mark.parametrize("cipher", ["-aes-256-cbc", "-aes-128-ctr", "-des3", "-chacha20"])
-def test_openssl_enc(bulk: Host, cipher: str) -> None:
+def test_openssl_enc(whole: Host, cipher: str) -> None:
     sealing = (
         "openssl",
         "enc",
@@ -103,7 +103,7 @@ def test_openssl_enc(bulk: Host, cipher: str) -> None:
         "-pbkdf2",
     )
     data = bytes(range(256)) * 999
-    sealed = bulk.run(*sealing, given=data)
-    assert sealed == bulk.run(*sealing, given=data, OPENSSL_CONF="/dev/null")
-    assert bulk.run(*sealing, "-d", given=sealed) == data
-    bulk.run(*sealing, given=data, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    sealed = whole.run(*sealing, given=data)
+    assert sealed == whole.run(*sealing, given=data, OPENSSL_CONF="/dev/null")
+    assert whole.run(*sealing, "-d", given=sealed) == data
+    whole.run(*sealing, given=data, fails=True, CRYPTOFD_DISABLE="software,kernel")

@@ -71,9 +71,9 @@ PYCA = """
 """
 
 
-def test_the_openssl_in_pycas_wheel(bulk: Host) -> None:
-    said = bulk.python(PYCA).split()
+def test_the_openssl_in_pycas_wheel(whole: Host) -> None:
+    said = whole.python(PYCA).split()
     assert said == [
         reference("sha256", DATA), reference("sha256", DATA[:1000]), reference("shake_256", DATA)
     ]  # fmt: skip
-    bulk.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    whole.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")

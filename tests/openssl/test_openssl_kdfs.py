@@ -29,18 +29,18 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("arguments", [*OURS, *HOSTS])
-def test_openssl_kdf(bulk: Host, arguments: str) -> None:
+def test_openssl_kdf(whole: Host, arguments: str) -> None:
     command = ("openssl", "kdf", *arguments.split())
-    wanted = bulk.run(*command, OPENSSL_CONF="/dev/null")
+    wanted = whole.run(*command, OPENSSL_CONF="/dev/null")
     assert len(wanted) > 90
-    assert bulk.run(*command) == wanted
+    assert whole.run(*command) == wanted
     if arguments in OURS:
-        bulk.run(*command, fails=True, CRYPTOFD_DISABLE="software,kernel")
+        whole.run(*command, fails=True, CRYPTOFD_DISABLE="software,kernel")
 
 
-def test_the_hosts_limits_stay(bulk: Host) -> None:
+def test_the_hosts_limits_stay(whole: Host) -> None:
     command = f"openssl kdf -keylen 40 {SCRYPT} -kdfopt maxmem_bytes:1000 SCRYPT"
-    assert b"memory limit exceeded" in bulk.run(*command.split(), fails=True)
+    assert b"memory limit exceeded" in whole.run(*command.split(), fails=True)
 
 
 PYCA = """
@@ -54,12 +54,12 @@ PYCA = """
 """
 
 
-def test_pycas_wheel(bulk: Host) -> None:
-    assert bulk.python(PYCA) == bulk.python(PYCA, OPENSSL_CONF="/dev/null")
+def test_pycas_wheel(whole: Host) -> None:
+    assert whole.python(PYCA) == whole.python(PYCA, OPENSSL_CONF="/dev/null")
 
 
-def test_random_bytes(bulk: Host) -> None:
-    host = Host(bulk.file.parent, "all")
+def test_random_bytes(whole: Host) -> None:
+    host = Host(whole.file.parent)
     text = host.file.read_text()
     text = text.replace("[providers]", "random = generators\n[providers]", 1)
     host.file = host.file.with_name("random.cnf")

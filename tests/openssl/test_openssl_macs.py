@@ -32,13 +32,13 @@ HOSTS = [
 
 
 @pytest.mark.parametrize("arguments", [*OURS, *HOSTS])
-def test_openssl_mac(bulk: Host, arguments: str) -> None:
+def test_openssl_mac(whole: Host, arguments: str) -> None:
     command = ("openssl", "mac", *arguments.split())
-    wanted = bulk.run(*command, given=DATA, OPENSSL_CONF="/dev/null")
+    wanted = whole.run(*command, given=DATA, OPENSSL_CONF="/dev/null")
     assert len(wanted) > 16
-    assert bulk.run(*command, given=DATA) == wanted
+    assert whole.run(*command, given=DATA) == wanted
     nobody = {"CRYPTOFD_DISABLE": "software,kernel"}
-    bulk.run(*command, given=DATA, fails=arguments in OURS, **nobody)
+    whole.run(*command, given=DATA, fails=arguments in OURS, **nobody)
 
 
 PYCA = """
@@ -68,8 +68,8 @@ PYCA = """
 """
 
 
-def test_pycas_wheel(bulk: Host) -> None:
-    said = bulk.python(PYCA)
-    assert said == bulk.python(PYCA, OPENSSL_CONF="/dev/null")
+def test_pycas_wheel(whole: Host) -> None:
+    said = whole.python(PYCA)
+    assert said == whole.python(PYCA, OPENSSL_CONF="/dev/null")
     assert "refused" in said
-    bulk.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    whole.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")

@@ -93,21 +93,21 @@ CHAIN = """
 """
 
 
-def test_children_go_on(bulk: Host) -> None:
+def test_children_go_on(whole: Host) -> None:
     start = hashlib.sha256(bytes(range(256)) * 64).hexdigest()[:16]
-    said = bulk.python(CHAIN % start).split()
+    said = whole.python(CHAIN % start).split()
     assert len(said) > 2
     assert set(said) == {"done"}
 
 
-def test_a_fork_storm(bulk: Host) -> None:
-    storm(bulk, 40)
+def test_a_fork_storm(whole: Host) -> None:
+    storm(whole, 40)
 
 
 @pytest.mark.soak
-def test_a_long_fork_storm(bulk: Host) -> None:
+def test_a_long_fork_storm(whole: Host) -> None:
     for _ in range(30):
-        storm(bulk, 300)
+        storm(whole, 300)
 
 
 NODE = """
@@ -149,9 +149,9 @@ console.log(crypto.verify("sha256", data, pair.publicKey, signature), crypto.ran
 """
 
 
-def test_node(bulk: Host) -> None:
+def test_node(whole: Host) -> None:
     command = ("node", "--openssl-shared-config", "-e", NODE)
-    said = bulk.run(*command)
-    assert said == bulk.run(*command, OPENSSL_CONF="/dev/null")
+    said = whole.run(*command)
+    assert said == whole.run(*command, OPENSSL_CONF="/dev/null")
     assert said.count(b"true") == 4
-    bulk.run(*command, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    whole.run(*command, fails=True, CRYPTOFD_DISABLE="software,kernel")

@@ -24,10 +24,10 @@ def test_one_symbol_and_no_libcrypto() -> None:
     assert "NODELETE" in said
 
 
-def test_it_says_who_it_is(bulk: Host) -> None:
+def test_it_says_who_it_is(whole: Host) -> None:
     import cryptofd
 
-    said = bulk.run("openssl", "list", "-providers", "-verbose").decode()
+    said = whole.run("openssl", "list", "-providers", "-verbose").decode()
     assert "cryptofd's provider" in said
     assert f"version: {cryptofd.__version__}" in said
 
@@ -42,16 +42,16 @@ def test_a_wrong_profile_is_an_error_that_says_so(keys_only: Host) -> None:
     assert "profile = everything: one of keys, bulk, all" in said
 
 
-def test_the_default_profile_has_no_digest(keys_only: Host, bulk: Host) -> None:
+def test_the_default_profile_has_no_digest(keys_only: Host, whole: Host) -> None:
     command = ("openssl", "dgst", "-propquery", "provider=cryptofd", "-sha256")
     keys_only.run(*command, given=b"abc", fails=True)
-    assert b"ba7816bf" in bulk.run(*command, given=b"abc")
-    assert b"ba7816bf" in keys_only.run(*command, given=b"abc", CRYPTOFD_OPENSSL_PROFILE="bulk")
-    bulk.run(*command, given=b"abc", fails=True, CRYPTOFD_OPENSSL_PROFILE="keys")
+    assert b"ba7816bf" in whole.run(*command, given=b"abc")
+    assert b"ba7816bf" in keys_only.run(*command, given=b"abc", CRYPTOFD_OPENSSL_PROFILE="all")
+    whole.run(*command, given=b"abc", fails=True, CRYPTOFD_OPENSSL_PROFILE="keys")
 
 
-def test_an_operation_without_an_engine_says_why(bulk: Host) -> None:
-    said = bulk.run("openssl", "dgst", "-sha256", given=b"", fails=True, **NOWHERE).decode()
+def test_an_operation_without_an_engine_says_why(whole: Host) -> None:
+    said = whole.run("openssl", "dgst", "-sha256", given=b"", fails=True, **NOWHERE).decode()
     assert "no engine can do it" in said
     assert "software: disabled by preference" in said
     # The engine that this host is itself is never asked.
@@ -93,8 +93,8 @@ def test_ten_thousand_loads_leave_nothing(keys_only: Host) -> None:
     assert grown < 200
 
 
-def test_valgrind_sees_no_leak_and_no_error(bulk: Host) -> None:
-    bulk.run(
+def test_valgrind_sees_no_leak_and_no_error(whole: Host) -> None:
+    whole.run(
         "valgrind", "-q", "--leak-check=full", "--errors-for-leak-kinds=definite",
         "--error-exitcode=9", program("openssl"), "dgst", "-sha256", given=b"abc",
     )  # fmt: skip

@@ -58,14 +58,14 @@ PROGRAM = """
 """
 
 
-def test_records(bulk: Host, hosts_folder: Path) -> None:
+def test_records(whole: Host, hosts_folder: Path) -> None:
     both = hosts_folder / "server.pem"
-    bulk.run(
+    whole.run(
         "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650",
         "-subj", "/CN=host.example", "-addext", "subjectAltName=DNS:host.example",
         "-keyout", both, "-out", both.with_suffix(".crt"), OPENSSL_CONF="/etc/ssl/openssl.cnf",
     )  # fmt: skip
     both.write_bytes(both.read_bytes() + both.with_suffix(".crt").read_bytes())
     code = PROGRAM % (str(both), str(both), CIPHERS)
-    assert bulk.python(code).split() == SUITES
-    bulk.python(code, fails=True, CRYPTOFD_DISABLE="software,kernel")
+    assert whole.python(code).split() == SUITES
+    whole.python(code, fails=True, CRYPTOFD_DISABLE="software,kernel")
