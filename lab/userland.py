@@ -131,11 +131,6 @@ def _fetch(suite: str, root: Path) -> None:
     if not KEYRING.exists():
         raise LabError(f"no {KEYRING}: apt-get install debian-archive-keyring")
     recipe = RECIPES[suite]
-    # Signatures are checked, the age of what is signed is not: suites in motion are valid for a
-    # week, and a mirror that stands still is good enough for a test.
-    options = f"signed-by={KEYRING} check-valid-until=no"
-    mirror = _mirror()
-    sources = [f"deb [{options}] {mirror} {source} main" for source in recipe.suites]
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=root.parent) as scratch:
         tree = Path(scratch) / suite
         command = [
@@ -143,7 +138,7 @@ def _fetch(suite: str, root: Path) -> None:
             f"--include={','.join((*_PACKAGES, *recipe.packages))}",
             '--aptopt=Apt::Install-Recommends "false"',
             '--aptopt=Acquire::Languages "none"',
-            *(recipe.suites[0], str(tree), *sources),
+            *(recipe.suites[0], str(tree), *sources(suite)),
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
@@ -152,6 +147,15 @@ def _fetch(suite: str, root: Path) -> None:
             (tree / place).mkdir()
         tree.chmod(0o755)
         tree.rename(root)
+
+
+def sources(suite: str) -> list[str]:
+    """Where apt has a userland's packages from, as lines of a sources.list."""
+    # Signatures are checked, the age of what is signed is not: suites in motion are valid for a
+    # week, and a mirror that stands still is good enough for a test.
+    options = f"signed-by={KEYRING} check-valid-until=no"
+    mirror = _mirror()
+    return [f"deb [{options}] {mirror} {source} main" for source in RECIPES[suite].suites]
 
 
 def _mirror() -> str:

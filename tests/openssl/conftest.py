@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / "pkcs11"), str(TESTS / "broker")]
+sys.path[:0] = [str(TESTS.parent), str(TESTS / "pkcs11"), str(TESTS / "broker")]
 
 if TYPE_CHECKING:
     from hosts import Host
