@@ -18,7 +18,7 @@ use crate::table::{self, Algorithm, Kind};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use one_message::OneMessage;
 pub use padding::{pad, unpad};
-pub use pieces::Pieces;
+pub use pieces::{Pieces, Place};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

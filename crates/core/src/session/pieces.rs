@@ -5,17 +5,83 @@ use super::{Session, counter_wraps};
 use crate::engine::{CipherStream, Direction, Work};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::sys::buffer::{Input, Output};
+use crate::table::Algorithm;
 use std::sync::Arc;
 
 /// Bytes of the longest IV.
 const LONGEST: usize = 16;
 
+/// Where a message of a cipher is: the IV with which it would go on.
+#[derive(Clone, Copy)]
+pub struct Place {
+    algorithm: &'static Algorithm,
+    direction: Direction,
+    iv: [u8; LONGEST],
+    size: usize,
+}
+
+impl Place {
+    /// At the beginning. The IV has the algorithm's size.
+    pub fn new(algorithm: &'static Algorithm, direction: Direction, iv: &[u8]) -> Place {
+        let mut place = Place {
+            algorithm,
+            direction,
+            iv: [0; LONGEST],
+            size: iv.len(),
+        };
+        place.iv[..iv.len()].copy_from_slice(iv);
+        place
+    }
+
+    /// The IV with which the message would go on from here.
+    pub fn iv(&self) -> &[u8] {
+        &self.iv[..self.size]
+    }
+
+    /// The last block of input, where the next IV comes from the input: in place, it would be gone afterwards.
+    pub fn before(&self, data: Input<'_>) -> [u8; LONGEST] {
+        let size = self.size;
+        let mut last = [0; LONGEST];
+        let chained = matches!(self.algorithm.template(), "cbc" | "cfb");
+        if chained && self.direction == Direction::Decrypt && data.len() >= size {
+            data.split_at(data.len() - size)
+                .1
+                .copy_to(&mut last[..size]);
+        }
+        last
+    }
+
+    /// Behind whole blocks, of which `before` was kept and `out` came.
+    pub fn advance(&mut self, before: &[u8; LONGEST], out: Input<'_>) {
+        let (size, length) = (self.size, out.len());
+        let iv = &mut self.iv;
+        match self.algorithm.template() {
+            "cbc" | "cfb" => match self.direction {
+                Direction::Decrypt => *iv = *before,
+                Direction::Encrypt => {
+                    let last = out.split_at(length - size).1;
+                    last.copy_to(&mut iv[..size]);
+                }
+            },
+            "ctr" => {
+                let next = u128::from_be_bytes(*iv).wrapping_add((length / 16) as u128);
+                *iv = next.to_be_bytes();
+            }
+            "chacha20" => {
+                let mut counter = [0u8; 4];
+                counter.copy_from_slice(&iv[..4]);
+                let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
+                iv[..4].copy_from_slice(&next.to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A message of a cipher in whole blocks; the last piece may be shorter where the mode takes any length.
 pub struct Pieces {
     session: Arc<Session>,
-    direction: Direction,
-    /// The IV with which an engine would go on from here, and its size.
-    iv: ([u8; LONGEST], usize),
+    place: Place,
     state: Option<(Box<dyn CipherStream>, u64)>,
     /// Bytes until a counter would wrap.
     left: u64,
@@ -23,12 +89,9 @@ pub struct Pieces {
 
 impl Pieces {
     pub(super) fn new(session: &Arc<Session>, direction: Direction, iv: &[u8]) -> Pieces {
-        let mut place = ([0; LONGEST], iv.len());
-        place.0[..iv.len()].copy_from_slice(iv);
         Pieces {
             session: session.clone(),
-            direction,
-            iv: place,
+            place: Place::new(session.spec.algorithm, direction, iv),
             state: None,
             left: session.counter_room(iv),
         }
@@ -36,15 +99,14 @@ impl Pieces {
 
     /// The IV with which the message would go on from here.
     pub fn iv(&self) -> &[u8] {
-        &self.iv.0[..self.iv.1]
+        self.place.iv()
     }
 
     /// Another that goes on from here.
     pub fn fork(&self) -> Pieces {
         Pieces {
             session: self.session.clone(),
-            direction: self.direction,
-            iv: self.iv,
+            place: self.place,
             state: None,
             left: self.left,
         }
@@ -76,7 +138,7 @@ impl Pieces {
     pub fn look(&self, data: Input<'_>, out: Output<'_>) -> Result<()> {
         super::check_output(out.len(), data.len())?;
         self.session.run(|work| match work {
-            Work::Cipher(cipher) => cipher.once(self.direction, self.iv(), data, out),
+            Work::Cipher(cipher) => cipher.once(self.place.direction, self.iv(), data, out),
             _ => Err(self.session.not_this("stream")),
         })
     }
@@ -90,13 +152,12 @@ impl Pieces {
         if self.left != u64::MAX {
             self.left -= length;
         }
-        // In place, the ciphertext that the next IV needs would be gone afterwards.
-        let before = self.next_iv_source(data);
+        let before = self.place.before(data);
         loop {
             let attempt = match &mut self.state {
                 Some((state, generation)) => (state.update(data, out, last), *generation),
                 None => {
-                    let (direction, iv) = (self.direction, self.iv());
+                    let (direction, iv) = (self.place.direction, self.iv());
                     let state = self.session.run(|work| match work {
                         Work::Cipher(cipher) => cipher.begin(direction, iv),
                         _ => Err(self.session.not_this("stream")),
@@ -126,46 +187,8 @@ impl Pieces {
         if last {
             self.state = None;
         } else {
-            self.advance(&before, data.len(), out);
+            self.place.advance(&before, out.as_input());
         }
         Ok(())
-    }
-
-    /// The last block of input, where the next IV comes from the input.
-    fn next_iv_source(&self, data: Input<'_>) -> [u8; LONGEST] {
-        let size = self.iv.1;
-        let mut last = [0; LONGEST];
-        let chained = matches!(self.session.spec.algorithm.template(), "cbc" | "cfb");
-        if chained && self.direction == Direction::Decrypt && data.len() >= size {
-            data.split_at(data.len() - size)
-                .1
-                .copy_to(&mut last[..size]);
-        }
-        last
-    }
-
-    fn advance(&mut self, before: &[u8; LONGEST], length: usize, out: Output<'_>) {
-        let size = self.iv.1;
-        let iv = &mut self.iv.0;
-        match self.session.spec.algorithm.template() {
-            "cbc" | "cfb" => match self.direction {
-                Direction::Decrypt => *iv = *before,
-                Direction::Encrypt => {
-                    let last = out.as_input().split_at(out.len() - size).1;
-                    last.copy_to(&mut iv[..size]);
-                }
-            },
-            "ctr" => {
-                let next = u128::from_be_bytes(*iv).wrapping_add((length / 16) as u128);
-                *iv = next.to_be_bytes();
-            }
-            "chacha20" => {
-                let mut counter = [0u8; 4];
-                counter.copy_from_slice(&iv[..4]);
-                let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
-                iv[..4].copy_from_slice(&next.to_le_bytes());
-            }
-            _ => {}
-        }
     }
 }
