@@ -24,6 +24,26 @@ class Param(ctypes.Structure):
     ]
 
 
+UTF8, OCTETS = 4, 5
+
+
+def params(**given: str | bytes) -> Any:
+    """A list of texts and bytes; `_` stands for `-`."""
+    made: Any = (Param * (len(given) + 1))()
+    # The list has addresses alone.
+    made.kept = [
+        ctypes.create_string_buffer(value.encode() if isinstance(value, str) else value)
+        for value in given.values()
+    ]
+    for place, (name, value) in enumerate(given.items()):
+        data = made.kept[place]
+        made[place] = Param(
+            name.replace("_", "-").encode(), UTF8 if isinstance(value, str) else OCTETS,
+            ctypes.cast(data, POINTER), len(data) - 1, 0,
+        )  # fmt: skip
+    return made
+
+
 def function(name: str, *arguments: Any, result: Any = ctypes.c_int) -> Any:
     found = getattr(crypto, name)
     found.argtypes, found.restype = arguments, result
@@ -85,8 +105,9 @@ def context() -> int:
 class Cipher:
     """An EVP_CIPHER_CTX; each call gives what it did, and nothing when it failed."""
 
-    def __init__(self, library: int, name: str, provider: str) -> None:
-        self.cipher = cipher_fetch(library, name.encode(), f"provider={provider}".encode())
+    def __init__(self, library: int | None, name: str, provider: str) -> None:
+        query = provider if "=" in provider else f"provider={provider}"
+        self.cipher = cipher_fetch(library, name.encode(), query.encode())
         assert self.cipher, (name, provider)
         self.ctx = cipher_new()
         self.begun = False
@@ -100,11 +121,12 @@ class Cipher:
             cipher_flags(self.cipher), cipher_nid(self.cipher),
         )  # fmt: skip
 
-    def init(self, key: bytes | None, iv: bytes | None, encrypt: int) -> bool:
+    def init(self, key: bytes | None, iv: bytes | None, encrypt: int, **more: str | bytes) -> bool:
         # With a cipher again, libcrypto would forget the key.
         cipher = None if self.begun else self.cipher
         self.begun = True
-        return bool(cipher_init(self.ctx, cipher, key, iv, encrypt, None) > 0)
+        given = params(**more) if more else None
+        return bool(cipher_init(self.ctx, cipher, key, iv, encrypt, given) > 0)
 
     def update(
         self, data: bytes, *, in_place: bool = False, aad: bool = False, length_only: bool = False

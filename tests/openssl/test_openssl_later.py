@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import secret_keys
 from hosts import Host
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def broker(broker: Broker) -> Broker:
     for label, (algorithm, usage) in KEYS.items():
         bits = 2048 if algorithm == "rsa" else None
         broker.connect().keys.generate(label, algorithm, bits=bits, usage=usage)
+    secret_keys.fill(broker)
     return broker
 
 
@@ -49,8 +51,14 @@ class Later:
             pytest.skip(f"built with glibc {own}, which Debian 13 cannot load")
         self.command = [loaders[0], "--library-path", libraries[0], program]
 
-    def __call__(self, line: str) -> bytes:
-        return self.host.run(*self.command, *line.split())
+    def __call__(self, line: str, given: bytes = b"") -> bytes:
+        return self.host.run(*self.command, *line.split(), given=given)
+
+    def python(self, *arguments: str | Path) -> bytes:
+        """Its own Python, whose ctypes finds that libcrypto."""
+        python = USERLAND / "usr" / "bin" / "python3"
+        home = {"PYTHONHOME": str(USERLAND / "usr"), "PYTHONDONTWRITEBYTECODE": "1"}
+        return self.host.run(*self.command[:-1], python, *arguments, **home)
 
 
 @pytest.fixture
@@ -96,3 +104,20 @@ def test_a_programs_own_keys_are_its_own(openssl: Later) -> None:
         openssl(f"genpkey -algorithm {kind} -out own")
         openssl("req -x509 -new -key own -subj /CN=x -out certificate")
         openssl("verify -CAfile certificate certificate")
+
+
+@pytest.mark.parametrize("what", ["skeys", "defaults", "plain", "units", "aeads", "macs", "chosen"])
+def test_symmetric_keys_by_reference(openssl: Later, what: str) -> None:
+    """As objects (EVP_SKEY), and by the parameter."""
+    program = Path(__file__).with_name("by_reference.py")
+    assert openssl.python(program, what, "2", "20").split() == [b"done"]
+
+
+def test_the_command_encrypts_with_them(openssl: Later, tmp_path: Path) -> None:
+    iv, key = bytes(range(16)).hex(), secret_keys.KEYS["cbc"][1].hex()
+    query = "-propquery cryptofd.keys=yes"
+    named = "-skeymgmt AES -skeyopt cryptofd-key:cryptofd:cbc"
+    message = bytes(range(256)) * 300
+    sealed = openssl(f"enc -aes-256-cbc {query} {named} -iv {iv}", message)
+    assert sealed == openssl(f"enc -aes-256-cbc -K {key} -iv {iv}", message)
+    assert openssl(f"enc -d -aes-256-cbc {query} {named} -iv {iv}", sealed) == message

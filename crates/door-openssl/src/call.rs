@@ -28,6 +28,16 @@ pub fn gated<T>(provider: &Provider, failed: T, f: impl FnOnce() -> Result<T>) -
     guarded(provider, failed, f)
 }
 
+/// One of the two: a call that takes locks where a worker is asked.
+#[inline]
+pub fn asking<T>(asks: bool, provider: &Provider, failed: T, f: impl FnOnce() -> Result<T>) -> T {
+    if asks {
+        gated(provider, failed, f)
+    } else {
+        guarded(provider, failed, f)
+    }
+}
+
 /// A call without a context, on whose behalf nothing can be said; it may take a lock.
 pub fn silent<T>(failed: T, f: impl FnOnce() -> Result<T>) -> T {
     let _inside = gate::enter();

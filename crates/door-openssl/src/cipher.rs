@@ -5,10 +5,11 @@ use crate::error::{Error, Reason, Result};
 use crate::family;
 use crate::ffi::params::{Asked, Given};
 use crate::names;
+use crate::secret_key::SecretKey;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::sys::buffer::{Input, Output};
 use cryptofd_core::table::{ALGORITHMS, Algorithm};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// How a cipher is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +92,26 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate().map(|(place, variant)| {
+fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate();
+    let all = all.filter(|(_, variant)| which(variant));
+    all.map(|(place, variant)| {
         let functions = crate::ffi::cipher::functions(place);
         let text = format!("cryptofd's {}", variant.algorithm.name);
         family::Algorithm::new(&variant.names, functions, &text)
-    });
-    all.collect()
+    })
+    .collect()
+}
+
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    advertised(|_| true)
+}
+
+/// Those that a key of the broker's works with. What wraps keys does so for the broker alone.
+pub fn by_reference() -> Vec<family::Algorithm> {
+    let all = advertised(|variant| variant.way != Way::Wrap).into_iter();
+    all.map(family::Algorithm::by_reference).collect()
 }
 
 impl Variant {
@@ -149,6 +162,10 @@ pub trait Running: Sized {
         iv: Option<&[u8]>,
         params: Given<'_>,
     ) -> Result<()>;
+    /// Takes a key of the broker's; the rest stays as it was.
+    fn keep(&mut self, key: Arc<SecretKey>) -> Result<()>;
+    /// Whether a worker is asked, which may take locks.
+    fn asks(&self) -> bool;
     /// Goes on; bytes that it gave. Without `out` it is associated data (or, to wrap, a question).
     fn update(
         &mut self,

@@ -16,16 +16,6 @@ use std::sync::{Arc, OnceLock};
 /// default, fips), so that this one comes after these.
 const BEFORE: &str = "fips";
 
-/// The operations that ours and the host's keys share by name.
-const SHARED: [c_int; 6] = [
-    op::KEYMGMT,
-    op::KEYEXCH,
-    op::SIGNATURE,
-    op::ASYM_CIPHER,
-    op::KEM,
-    op::DECODER,
-];
-
 /// One loaded provider; a library context of the host's may have each.
 pub struct Provider {
     core: Core,
@@ -72,12 +62,14 @@ impl Provider {
             .is_none_or(|name| name.as_str() > BEFORE);
         let mut lists: BTreeMap<c_int, Vec<OSSL_ALGORITHM>> = BTreeMap::new();
         for (family, algorithms) in FAMILIES.iter().zip(families()) {
-            if profile >= family.from && (beside || !SHARED.contains(&family.operation)) {
+            // What a key of the broker's works with has the names of the host's own.
+            let shared = family.from == Profile::Keys && family.operation != op::STORE;
+            if profile >= family.from && (beside || !shared) {
                 let list = lists.entry(family.operation).or_default();
                 let known = algorithms.iter().filter(|one| one.since <= version);
                 list.extend(known.map(|algorithm| OSSL_ALGORITHM {
                     algorithm_names: algorithm.names.as_ptr(),
-                    property_definition: algorithm.properties.as_ptr(),
+                    property_definition: algorithm.properties_in(profile).as_ptr(),
                     implementation: algorithm.functions.as_ptr(),
                     algorithm_description: algorithm.description.as_ptr(),
                 }));

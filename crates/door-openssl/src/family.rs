@@ -2,7 +2,7 @@
 
 use crate::ffi::types::{OSSL_DISPATCH, op};
 use crate::profile::Profile;
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 
 /// One algorithm that is advertised.
 pub struct Algorithm {
@@ -14,6 +14,8 @@ pub struct Algorithm {
     pub description: CString,
     /// Its properties.
     pub properties: CString,
+    /// The same in profile `keys`, where they are others.
+    pub alone: Option<CString>,
     /// The first version of OpenSSL that has such a thing.
     pub since: (u32, u32),
 }
@@ -28,7 +30,16 @@ impl Algorithm {
             functions,
             description: text(description),
             properties: text("provider=cryptofd"),
+            alone: None,
             since: (3, 0),
+        }
+    }
+
+    /// Its properties in a profile.
+    pub fn properties_in(&self, profile: Profile) -> &CStr {
+        match &self.alone {
+            Some(alone) if profile == Profile::Keys => alone,
+            _ => &self.properties,
         }
     }
 
@@ -36,6 +47,14 @@ impl Algorithm {
     pub fn with(mut self, properties: &str, since: (u32, u32)) -> Algorithm {
         self.properties = CString::new(properties).unwrap_or_default();
         self.since = since;
+        self
+    }
+
+    /// Of what works with keys of the broker's, too. Whoever looks for `provider=cryptofd` gets it where nothing
+    /// else is ours; beside what is, `cryptofd.keys=yes` alone finds it.
+    pub fn by_reference(mut self) -> Algorithm {
+        self.properties = c"provider=cryptofd-keys,cryptofd.keys=yes".to_owned();
+        self.alone = Some(c"provider=cryptofd,cryptofd.keys=yes".to_owned());
         self
     }
 }
@@ -67,6 +86,9 @@ pub static FAMILIES: &[Family] = &[
     family(op::KEM, Profile::Keys, crate::keys::kems),
     family(op::STORE, Profile::Keys, crate::keys::stores),
     family(op::DECODER, Profile::Keys, crate::keys::decoders),
+    family(op::SKEYMGMT, Profile::Keys, crate::skeys::managers),
+    family(op::CIPHER, Profile::Keys, crate::cipher::by_reference),
+    family(op::MAC, Profile::Keys, crate::mac::by_reference),
     family(op::DIGEST, Profile::Bulk, crate::digest::algorithms),
     family(op::CIPHER, Profile::Bulk, crate::cipher::algorithms),
     family(op::MAC, Profile::Bulk, crate::mac::algorithms),

@@ -1,94 +1,21 @@
 //! Keys: public ones, and those whose private half the broker keeps.
 
 use crate::error::{Error, Reason, Result};
+use crate::kept::{Kept, ask};
 use crate::pair::Public;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cryptofd_core::broker;
 use cryptofd_core::engine::Key as Material;
-use cryptofd_core::error::{Error as CoreError, Result as CoreResult};
+use cryptofd_core::error::Result as CoreResult;
 use cryptofd_core::remote::Remote;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::session::{Request, Session};
-use cryptofd_core::sys::fork;
 use cryptofd_core::table::{self, Algorithm, Kind};
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 /// Most keys that are listed.
 const MOST: usize = 10_000;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// What the broker or a worker said.
-pub fn told(error: CoreError) -> Error {
-    let reason = match error.errno() {
-        libc::ENOKEY => Reason::NO_SUCH_KEY,
-        libc::EKEYEXPIRED | libc::EKEYREVOKED => Reason::KEY_NOT_USABLE,
-        libc::ECONNREFUSED | libc::EPIPE | libc::ECONNRESET | libc::EBADF => Reason::BROKER,
-        libc::EPERM | libc::EACCES | libc::EDQUOT => Reason::REFUSED,
-        _ => return Error::from(error),
-    };
-    Error::new(reason, error.message().to_owned())
-}
-
-fn ask(method: &str, parameters: &Value) -> Result<broker::Answer> {
-    broker::default()
-        .and_then(|broker| broker.call(method, parameters, &[], true, &mut || Ok(())))
-        .map_err(told)
-}
-
-/// The private half of a key of the broker's.
-struct Kept {
-    /// `OWNER/LABEL`.
-    name: String,
-    version: u64,
-    /// And the process that opened it.
-    session: Mutex<Option<(u64, Arc<Remote>)>>,
-}
-
-/// Whether the session itself is gone, which says nothing about the key.
-fn is_gone(error: &CoreError) -> bool {
-    matches!(
-        error.errno(),
-        libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::EBADF | libc::ENODEV
-    )
-}
-
-impl Kept {
-    fn open(&self) -> Result<Arc<Remote>> {
-        let asked = json!({"key": self.name, "version": self.version, "options": {}});
-        let mut answer = ask("Open", &asked)?;
-        let fd = answer.descriptor("fd").map_err(told)?;
-        Ok(Arc::new(Remote::adopt(fd).map_err(told)?))
-    }
-
-    /// The session. A forked child has one of its own, or, where it has no right to the key or sees no
-    /// broker, its share in its parent's.
-    fn session(&self) -> Result<Arc<Remote>> {
-        let mut place = lock(&self.session);
-        let now = fork::generation();
-        let session = match &*place {
-            Some((process, session)) if *process == now => return Ok(session.clone()),
-            Some((_, parents)) => self.open().unwrap_or_else(|_| parents.clone()),
-            None => self.open()?,
-        };
-        *place = Some((now, session.clone()));
-        Ok(session)
-    }
-
-    fn forget(&self, session: &Arc<Remote>) {
-        let mut place = lock(&self.session);
-        if place
-            .as_ref()
-            .is_some_and(|(_, now)| Arc::ptr_eq(now, session))
-        {
-            *place = None;
-        }
-    }
-}
 
 /// A key. Before OpenSSL has imported a public one into it, it is empty.
 pub struct Key {
@@ -128,11 +55,7 @@ impl Key {
         let Ok(public) = Public::parse(&spki) else {
             return Ok(None);
         };
-        let kept = (private && text("type") != "public").then(|| Kept {
-            name: format!("{}/{}", text("owner"), text("label")),
-            version: description["version"].as_u64().unwrap_or(1),
-            session: Mutex::default(),
-        });
+        let kept = (private && text("type") != "public").then(|| Kept::of(description));
         Ok(Some(Key {
             place: public.place,
             public: OnceLock::from(public),
@@ -245,18 +168,9 @@ impl Key {
         })
     }
 
-    /// Does something with the private half, in the worker. A session that is gone (the service was
-    /// restarted, the program closed the descriptor) is opened again, once.
+    /// Does something with the private half, in the worker.
     pub fn with<T>(&self, does: impl Fn(&Remote) -> CoreResult<T>) -> Result<T> {
-        let kept = self.kept()?;
-        let session = kept.session()?;
-        match does(&session) {
-            Err(error) if is_gone(&error) => {
-                kept.forget(&session);
-                does(&*kept.session()?).map_err(told)
-            }
-            done => done.map_err(told),
-        }
+        self.kept()?.with(does)
     }
 
     /// Does something with the public half, in this process.

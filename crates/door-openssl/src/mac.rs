@@ -10,7 +10,9 @@ use crate::family;
 use crate::ffi::host;
 use crate::ffi::params::{Asked, Given, Own};
 use crate::ffi::types::op;
+use crate::mac_kept::Kept;
 use crate::names;
+use crate::secret_key::{PARAMETER, SecretKey};
 use crate::sessions;
 use cryptofd_core::engine::{Blake2, Key, Parameters};
 use cryptofd_core::secret::Secret;
@@ -89,14 +91,27 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate().map(|(place, variant)| {
+fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate();
+    let all = all.filter(|(_, variant)| which(variant));
+    all.map(|(place, variant)| {
         let functions = crate::ffi::mac::functions(place);
         let text = format!("cryptofd's {}", variant.chief);
         family::Algorithm::new(&variant.names, functions, &text)
-    });
-    all.collect()
+    })
+    .collect()
+}
+
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    advertised(|_| true)
+}
+
+/// Those that a key of the broker's works with.
+pub fn by_reference() -> Vec<family::Algorithm> {
+    let kept = |over| matches!(over, Over::Digest | Over::Cipher | Over::Nonce);
+    let all = advertised(|variant| kept(variant.over)).into_iter();
+    all.map(family::Algorithm::by_reference).collect()
 }
 
 impl Variant {
@@ -124,6 +139,8 @@ pub struct Running {
     /// Whether it has taken or given something.
     used: bool,
     host: Option<host::Mac>,
+    /// With a key of the broker's, a worker does it.
+    kept: Option<Kept>,
 }
 
 impl Running {
@@ -141,12 +158,17 @@ impl Running {
             hasher: None,
             used: false,
             host: None,
+            kept: None,
         }
     }
 
     /// From now on the host's own implementation does it, begun with what is known so far.
     fn hand_over(&mut self, provider: &Provider) -> Result<()> {
         let name = self.variant.chief;
+        if self.kept.is_some() {
+            let text = format!("{name} over this: not with a key that the broker keeps");
+            return Err(Error::new(Reason::UNSUPPORTED, text));
+        }
         let found = provider.host(op::MAC, name).ok_or_else(|| {
             Error::new(
                 Reason::UNKNOWN_ALGORITHM,
@@ -173,6 +195,11 @@ impl Running {
 
     /// Parameters of the program's.
     pub fn set_params(&mut self, provider: &Provider, params: Given<'_>) -> Result<()> {
+        let named = params.find(PARAMETER);
+        if named.is_some() {
+            self.kept = None;
+            self.host = None;
+        }
         if let Some(host) = &mut self.host {
             return host.set_params(params);
         }
@@ -186,6 +213,7 @@ impl Running {
                         self.hand_over(provider)?;
                     } else if self.algorithm.map(|a| a.name) != hmac.map(|a| a.name) {
                         self.algorithm = hmac;
+                        self.fits_key()?;
                         self.session = None;
                         self.hasher = None;
                     }
@@ -199,6 +227,7 @@ impl Running {
                         Some((cipher, bits)) if cipher.name == mode => {
                             self.algorithm = Some(find(mac)?);
                             self.key_size = Some(bits / 8);
+                            self.fits_key()?;
                             self.session = None;
                             self.hasher = None;
                         }
@@ -211,6 +240,9 @@ impl Running {
                 (b"key", _) => key = Some(value.octets()?),
                 (b"iv", Over::Nonce) => {
                     self.iv = value.octets()?.to_vec();
+                    if let Some(kept) = &mut self.kept {
+                        kept.begin(&self.iv);
+                    }
                     self.session = None;
                     self.hasher = None;
                 }
@@ -238,15 +270,92 @@ impl Running {
                 }
                 _ => {}
             }
+            if self.host.is_some() && named.is_some() {
+                let text = "this digest or cipher: not with a key that the broker keeps";
+                return Err(Error::new(Reason::UNSUPPORTED, text));
+            }
             if let Some(host) = &mut self.host {
                 return host.set_params(params);
             }
+        }
+        if let Some(value) = named {
+            return self.keep(SecretKey::given(&value)?);
         }
         if let Some(key) = key {
             self.set_key(key)?;
             self.begin()?;
         }
         Ok(())
+    }
+
+    /// Takes a key of the broker's, and what it is for.
+    fn keep(&mut self, key: Arc<SecretKey>) -> Result<()> {
+        let over_gcm = self.variant.over == Over::Nonce;
+        let own = key.algorithm();
+        let fits = match self.variant.over {
+            Over::Digest => own.template() == "hmac",
+            Over::Cipher => own.template() == "cmac",
+            Over::Nonce => own.name == "gcm(aes)",
+            Over::Itself | Over::Blake2 => false,
+        };
+        if !fits {
+            let text = format!(
+                "{} is a key of {}: not {}",
+                key.uri().to_string_lossy(),
+                own.name,
+                self.variant.chief
+            );
+            return Err(Error::new(Reason::UNSUPPORTED, text));
+        }
+        let mut kept = Kept::new(key, over_gcm)?;
+        kept.begin(&self.iv);
+        self.kept = Some(kept);
+        self.key = None;
+        self.session = None;
+        self.hasher = None;
+        if self.algorithm.is_none() {
+            self.algorithm = Some(if over_gcm { find("gmac(aes)")? } else { own });
+        }
+        self.fits_key()
+    }
+
+    /// An error if the digest or cipher that was set is another than the broker's key is for.
+    fn fits_key(&mut self) -> Result<()> {
+        let (Some(kept), Some(algorithm)) = (&self.kept, self.algorithm) else {
+            return Ok(());
+        };
+        let key = kept.key();
+        let algorithm = match self.variant.over {
+            Over::Nonce => key.algorithm(),
+            _ => algorithm,
+        };
+        let fits = key.serves(algorithm, self.key_size, algorithm.name);
+        if fits.is_err() {
+            self.kept = None;
+        }
+        fits
+    }
+
+    /// Whether a worker is asked, which may take locks.
+    pub fn asks(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Begins with a key of the broker's.
+    pub fn init_kept(
+        &mut self,
+        provider: &Provider,
+        key: Arc<SecretKey>,
+        params: Given<'_>,
+    ) -> Result<()> {
+        self.kept = None;
+        self.host = None;
+        self.set_params(provider, params)?;
+        if self.host.is_some() {
+            let text = "this digest or cipher: not with a key that the broker keeps";
+            return Err(Error::new(Reason::UNSUPPORTED, text));
+        }
+        self.keep(key)
     }
 
     fn fits(&self, size: usize, reason: Reason) -> Result<()> {
@@ -275,6 +384,7 @@ impl Running {
             }
         }
         self.key = Some(Secret::new(key));
+        self.kept = None;
         self.session = None;
         self.hasher = None;
         Ok(())
@@ -290,6 +400,10 @@ impl Running {
         self.set_params(provider, params)?;
         if let Some(host) = &mut self.host {
             return host.init(key, params);
+        }
+        if let (None, Some(kept)) = (key, &mut self.kept) {
+            kept.begin(&self.iv);
+            return Ok(());
         }
         match key {
             Some(key) => self.set_key(key)?,
@@ -356,6 +470,9 @@ impl Running {
 
     /// Bytes of the tag; 0 where it is not known yet.
     pub fn size(&self) -> usize {
+        if let Some(kept) = &self.kept {
+            return kept.size();
+        }
         match self.variant.over {
             Over::Digest | Over::Cipher => self.algorithm.map_or(0, |a| a.digest),
             Over::Blake2 => self.size.or(self.algorithm.map(|a| a.digest)).unwrap_or(0),
@@ -391,6 +508,9 @@ impl Running {
         if let Some(host) = &mut self.host {
             return host.update(data);
         }
+        if let Some(kept) = &mut self.kept {
+            return kept.update(data);
+        }
         if self.hasher.is_none() && self.key.is_some() {
             self.begin()?;
         }
@@ -410,6 +530,13 @@ impl Running {
             ));
         }
         let mut tag = [0; 64];
+        if let Some(kept) = &mut self.kept {
+            let made = tag.get_mut(..size);
+            let made = made.ok_or(Error::new(Reason::INTERNAL, "a MAC of impossible size"))?;
+            kept.finish(made)?;
+            out.split_at(size).0.copy_from(made);
+            return Ok(size);
+        }
         let one_message = matches!(self.variant.over, Over::Nonce | Over::Itself);
         let hasher = self.hasher()?;
         if one_message {
@@ -436,6 +563,7 @@ impl Running {
             hasher: self.hasher.as_ref().map(Hasher::fork).transpose()?,
             used: self.used,
             host: self.host.as_ref().map(host::Mac::fork).transpose()?,
+            kept: self.kept.as_ref().map(Kept::fork).transpose()?,
         })
     }
 }

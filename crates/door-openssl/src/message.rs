@@ -5,6 +5,8 @@ use crate::cipher::{Running, Variant, check_key, failed, no_key, room, wrong_iv}
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
 use crate::ffi::params::{Asked, Given};
+use crate::sealed::Sealed;
+use crate::secret_key::{PARAMETER, SecretKey};
 use crate::sessions;
 use cryptofd_core::engine::{Direction, Key, Parameters};
 use cryptofd_core::secret::Secret;
@@ -37,6 +39,8 @@ pub struct Message {
     tag_set: bool,
     tls: Option<[u8; TLS_AAD]>,
     tls_padding: usize,
+    /// With a key of the broker's, a worker does it.
+    kept: Option<Box<Sealed>>,
 }
 
 impl Message {
@@ -166,6 +170,7 @@ impl Running for Message {
             tag_set: false,
             tls: None,
             tls_padding: 0,
+            kept: None,
         }
     }
 
@@ -178,6 +183,12 @@ impl Running for Message {
         params: Given<'_>,
     ) -> Result<()> {
         self.direction = direction;
+        if key.is_some() || params.find(PARAMETER).is_some() {
+            self.kept = None;
+        }
+        if let Some(kept) = &mut self.kept {
+            return kept.init(direction, iv, params);
+        }
         if let Some(iv) = iv {
             if iv.len() != self.iv_size {
                 return Err(wrong_iv(self.variant, iv.len()));
@@ -201,6 +212,9 @@ impl Running for Message {
         length: usize,
         out: Option<Output<'_>>,
     ) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.update(data, length, out);
+        }
         if self.key.is_none() {
             return Err(no_key(self.variant));
         }
@@ -228,6 +242,9 @@ impl Running for Message {
     }
 
     fn finish(&mut self, out: Output<'_>) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.finish();
+        }
         if self.key.is_none() {
             return Err(no_key(self.variant));
         }
@@ -249,6 +266,9 @@ impl Running for Message {
         length: usize,
         out: Option<Output<'_>>,
     ) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.once(data, length, out);
+        }
         match (data, out) {
             (None, Some(out)) => self.finish(out),
             (None, None) if length == 0 => self.finish(Output::from(&mut [][..])),
@@ -256,7 +276,31 @@ impl Running for Message {
         }
     }
 
+    fn keep(&mut self, key: Arc<SecretKey>) -> Result<()> {
+        let (variant, direction) = (self.variant, self.direction);
+        let iv = self.iv_set.then_some(&self.iv[..self.iv_size]);
+        let tag = self.tag_set && direction == Direction::Decrypt;
+        let tag = tag.then_some(&self.tag[..self.tag_size]);
+        let kept = Sealed::new(variant, key, direction, self.iv_size, iv, tag)?;
+        self.kept = Some(Box::new(kept));
+        self.key = None;
+        self.session = None;
+        self.iv_set = false;
+        self.tag_set = false;
+        Ok(())
+    }
+
+    fn asks(&self) -> bool {
+        self.kept.is_some()
+    }
+
     fn set_params(&mut self, _: &Provider, params: Given<'_>) -> Result<()> {
+        if let Some(value) = params.find(PARAMETER) {
+            self.keep(SecretKey::given(&value)?)?;
+        }
+        if let Some(kept) = &mut self.kept {
+            return kept.set_params(params);
+        }
         for value in params.iter() {
             match value.key().to_bytes() {
                 b"tag" => {
@@ -310,6 +354,9 @@ impl Running for Message {
     }
 
     fn get_params(&mut self, _: &Provider, asked: &mut Asked<'_>) -> Result<()> {
+        if let Some(kept) = &self.kept {
+            return kept.get_params(asked);
+        }
         let mut taken = false;
         asked.answer(|key, slot| match key.to_bytes() {
             b"keylen" => slot.size(self.variant.key),
@@ -356,6 +403,7 @@ impl Running for Message {
             tag_set: self.tag_set,
             tls: self.tls,
             tls_padding: self.tls_padding,
+            kept: self.kept.clone(),
         })
     }
 }

@@ -5,6 +5,8 @@ use crate::cipher::{Running, Variant, check_key, failed, no_key, room, wrong_iv}
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
 use crate::ffi::params::{Asked, Given};
+use crate::sealed::Sealed;
+use crate::secret_key::{PARAMETER, SecretKey};
 use crate::sessions;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::engines::software;
@@ -50,6 +52,8 @@ pub struct InPieces {
     /// The IV is counted here.
     counted: bool,
     records: u64,
+    /// With a key of the broker's, a worker does it.
+    kept: Option<Box<Sealed>>,
 }
 
 impl InPieces {
@@ -250,6 +254,7 @@ impl Running for InPieces {
             tls_padding: 0,
             counted: false,
             records: 0,
+            kept: None,
         }
     }
 
@@ -262,6 +267,12 @@ impl Running for InPieces {
         params: Given<'_>,
     ) -> Result<()> {
         self.direction = direction;
+        if key.is_some() || params.find(PARAMETER).is_some() {
+            self.kept = None;
+        }
+        if let Some(kept) = &mut self.kept {
+            return kept.init(direction, iv, params);
+        }
         if let Some(iv) = iv {
             let wrong = if self.gcm() {
                 iv.is_empty() || iv.len() > LONGEST
@@ -295,6 +306,9 @@ impl Running for InPieces {
         length: usize,
         out: Option<Output<'_>>,
     ) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.update(data, length, out);
+        }
         let Some(data) = data.filter(|_| length > 0) else {
             return Ok(0);
         };
@@ -315,6 +329,9 @@ impl Running for InPieces {
     }
 
     fn finish(&mut self, _: Output<'_>) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.finish();
+        }
         self.end()
     }
 
@@ -324,13 +341,40 @@ impl Running for InPieces {
         length: usize,
         out: Option<Output<'_>>,
     ) -> Result<usize> {
+        if let Some(kept) = &mut self.kept {
+            return kept.once(data, length, out);
+        }
         match data {
             None => self.end(),
             Some(data) => self.update(Some(data), length, out),
         }
     }
 
+    fn keep(&mut self, key: Arc<SecretKey>) -> Result<()> {
+        let (variant, direction) = (self.variant, self.direction);
+        let iv = (self.state == Iv::Given).then_some(&self.iv[..self.iv_size]);
+        let tag = self.tag_size.filter(|_| direction == Direction::Decrypt);
+        let tag = tag.map(|size| &self.tag[..size]);
+        let kept = Sealed::new(variant, key, direction, self.iv_size, iv, tag)?;
+        self.kept = Some(Box::new(kept));
+        self.session = None;
+        self.message = None;
+        self.state = Iv::None;
+        self.tag_size = None;
+        Ok(())
+    }
+
+    fn asks(&self) -> bool {
+        self.kept.is_some()
+    }
+
     fn set_params(&mut self, _: &Provider, params: Given<'_>) -> Result<()> {
+        if let Some(value) = params.find(PARAMETER) {
+            self.keep(SecretKey::given(&value)?)?;
+        }
+        if let Some(kept) = &mut self.kept {
+            return kept.set_params(params);
+        }
         for value in params.iter() {
             match value.key().to_bytes() {
                 b"tag" => {
@@ -397,6 +441,9 @@ impl Running for InPieces {
     }
 
     fn get_params(&mut self, _: &Provider, asked: &mut Asked<'_>) -> Result<()> {
+        if let Some(kept) = &self.kept {
+            return kept.get_params(asked);
+        }
         asked.answer(|key, slot| match key.to_bytes() {
             b"keylen" => slot.size(self.variant.key),
             b"ivlen" => slot.size(self.iv_size),
@@ -457,6 +504,7 @@ impl Running for InPieces {
             tls_padding: self.tls_padding,
             counted: self.counted,
             records: self.records,
+            kept: self.kept.clone(),
         })
     }
 }

@@ -6,10 +6,12 @@ use crate::error::{Error, Reason, Result};
 use crate::ffi::host;
 use crate::ffi::params::{Asked, Given, Own};
 use crate::ffi::types::op;
+use crate::secret_key::{PARAMETER, SecretKey};
+use crate::served::{Pieces, Served};
 use crate::sessions;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::secret::Secret;
-use cryptofd_core::session::{Pieces, Session, pad, unpad};
+use cryptofd_core::session::{pad, unpad};
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::sync::Arc;
 use zeroize::Zeroize;
@@ -21,7 +23,7 @@ const LONGEST: usize = 64;
 pub struct Plain {
     variant: &'static Variant,
     direction: Direction,
-    session: Option<Arc<Session>>,
+    session: Option<Served>,
     /// As it was given, and with which it goes on: what programs look at.
     first_iv: [u8; 16],
     iv: [u8; 16],
@@ -56,7 +58,7 @@ impl Plain {
             return Err(failed("too late: data have gone in"));
         }
         let own = self.session.as_ref();
-        let own = own.map(|session| session.spec().key.bytes()).transpose()?;
+        let own = own.map(|served| served.bytes(name)).transpose()?;
         if let Some(key) = key.or(own) {
             let size = self.variant.iv;
             let at = self.updated_iv();
@@ -72,7 +74,7 @@ impl Plain {
         Ok(())
     }
 
-    fn session(&self) -> Result<&Arc<Session>> {
+    fn session(&self) -> Result<&Served> {
         self.session.as_ref().ok_or_else(|| no_key(self.variant))
     }
 
@@ -97,7 +99,7 @@ impl Plain {
 
     /// Whole blocks.
     fn pass(&mut self, data: Input<'_>, out: Output<'_>) -> Result<()> {
-        Ok(self.pieces()?.update(data, out)?)
+        self.pieces()?.update(data, out)
     }
 
     /// Any length at any time. The beginning of a block is computed again with what comes after it, so that
@@ -230,8 +232,8 @@ impl Plain {
             ));
         }
         let out = room(out, data.len())?;
-        let session = self.session()?;
-        Ok(session.crypt(self.direction, &self.iv[..self.size()], data, out)?)
+        let iv = &self.iv[..self.size()];
+        self.session()?.crypt(self.direction, iv, data, out)
     }
 
     /// A key.
@@ -264,7 +266,7 @@ impl Plain {
             Direction::Decrypt => {
                 let key = session
                     .unwrap(&data.to_vec())
-                    .map_err(|error| failed(error.message().to_owned()))?;
+                    .map_err(|error| failed(error.text))?;
                 room(out, key.len())?.copy_from(key.expose());
                 Ok(key.len())
             }
@@ -325,6 +327,9 @@ impl Running for Plain {
         iv: Option<&[u8]>,
         params: Given<'_>,
     ) -> Result<()> {
+        if params.find(PARAMETER).is_some() {
+            self.host = None;
+        }
         if let Some(host) = &mut self.host {
             return host.init(direction, key, iv, params);
         }
@@ -367,8 +372,10 @@ impl Running for Plain {
                     return self.set_params(provider, params);
                 }
             }
-            if !sessions::has_key(self.session.as_ref(), key) {
-                self.session = Some(sessions::with_key(self.variant.algorithm, key)?);
+            let own = self.session.as_ref().and_then(Served::here);
+            if !sessions::has_key(own, key) {
+                let made = sessions::with_key(self.variant.algorithm, key)?;
+                self.session = Some(Served::Here(made));
             }
         }
         if custom {
@@ -435,7 +442,33 @@ impl Running for Plain {
         }
     }
 
+    fn keep(&mut self, key: Arc<SecretKey>) -> Result<()> {
+        if self.variant.way == Way::Wrap {
+            return Err(Error::new(
+                Reason::UNSUPPORTED,
+                "a key of the broker's that wraps keys does so for the broker alone: cryptofd key wrap",
+            ));
+        }
+        key.serves(
+            self.variant.algorithm,
+            Some(self.variant.key),
+            self.variant.chief(),
+        )?;
+        self.session = Some(Served::There(key));
+        self.host = None;
+        self.pieces = None;
+        self.holds = 0;
+        Ok(())
+    }
+
+    fn asks(&self) -> bool {
+        self.session.as_ref().is_some_and(Served::asks)
+    }
+
     fn set_params(&mut self, provider: &Provider, params: Given<'_>) -> Result<()> {
+        if let Some(value) = params.find(PARAMETER) {
+            self.keep(SecretKey::given(&value)?)?;
+        }
         if self.host.is_none() {
             for value in params.iter() {
                 match value.key().to_bytes() {

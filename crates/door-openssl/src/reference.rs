@@ -52,6 +52,20 @@ fn decoded(uri: &str, text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| wrong(uri, "it is not UTF-8"))
 }
 
+/// The URI of a key: OWNER/LABEL.
+pub fn uri(name: &str) -> String {
+    let mut uri = format!("{SCHEME}:");
+    for byte in name.bytes() {
+        match byte {
+            // What a path may have as it is (RFC 3986, 3.3).
+            b'/' | b':' | b'@' | b'-' | b'.' | b'_' | b'~' | b'+' => uri.push(byte.into()),
+            byte if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri
+}
+
 impl Name {
     /// From a URI.
     pub fn parse(uri: &str) -> Result<Name> {
@@ -128,6 +142,17 @@ mod tests {
             "cryptofd:uid:0/",
         ] {
             assert!(Name::parse(uri).is_err(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn names_become_uris() {
+        for (name, text) in [
+            ("uid:0/web", "cryptofd:uid:0/web"),
+            ("uid:0/John's Key", "cryptofd:uid:0/John%27s%20Key"),
+        ] {
+            assert_eq!(uri(name), text);
+            assert_eq!(Name::parse(text).unwrap(), Name::Key(name.to_owned()));
         }
     }
 

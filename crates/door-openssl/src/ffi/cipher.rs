@@ -1,15 +1,18 @@
 //! The C side of ciphers.
 
-use super::params::{Asked, Given, described, int, octets, octets_ptr, size, uint};
+use super::params::{Asked, Given, described, int, octets, octets_ptr, size, text, uint};
+use super::skeymgmt::symmetric;
 use super::types::*;
 use super::{freectx, give, held, input, numbered, output, provider};
-use crate::call::{gated, guarded, silent};
+use crate::call::{asking, gated, silent};
 use crate::cipher::{Running, Way, variants};
 use crate::context::Provider;
 use crate::error::Result;
 use crate::message::Message;
 use crate::pieces::InPieces;
 use crate::plain::Plain;
+use crate::secret_key::PARAMETER;
+use crate::skeys::Symmetric;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::ffi::{c_int, c_void};
@@ -51,6 +54,14 @@ fn table<R: Running>(place: usize, newctx: *const c_void) -> &'static [OSSL_DISP
         f(cipher::NEWCTX, newctx),
         f(cipher::ENCRYPT_INIT, encrypt_init::<R> as *const c_void),
         f(cipher::DECRYPT_INIT, decrypt_init::<R> as *const c_void),
+        f(
+            cipher::ENCRYPT_SKEY_INIT,
+            encrypt_skey_init::<R> as *const c_void,
+        ),
+        f(
+            cipher::DECRYPT_SKEY_INIT,
+            decrypt_skey_init::<R> as *const c_void,
+        ),
         f(cipher::UPDATE, update::<R> as *const c_void),
         f(cipher::FINAL, finish::<R> as *const c_void),
         f(cipher::FREECTX, freectx::<Context<R>> as *const c_void),
@@ -103,6 +114,7 @@ described!(SETTABLE_CTX:
     uint(c"use-bits"),
     uint(c"tls-version"),
     size(c"tls-mac-size"),
+    text(PARAMETER),
 );
 described!(GETTABLE_OF_AEADS:
     size(c"keylen"),
@@ -121,6 +133,7 @@ described!(SETTABLE_OF_AEADS:
     octets(c"tlsaad"),
     octets(c"tlsivfixed"),
     octets(c"tlsivinv"),
+    text(PARAMETER),
 );
 
 unsafe fn newctx<R: Running>(provctx: *mut c_void, place: usize) -> *mut c_void {
@@ -216,6 +229,69 @@ unsafe extern "C" fn decrypt_init<R: Running>(
     }
 }
 
+/// Begins with a key that is an object of ours; without one, with the key before.
+///
+/// # Safety
+/// All of the host.
+unsafe fn skey_init<R: Running>(
+    context: *mut c_void,
+    direction: Direction,
+    key: *const c_void,
+    iv: Option<&[u8]>,
+    params: *const OSSL_PARAM,
+) -> c_int {
+    // SAFETY: as the caller vouches.
+    let (context, params, key) = unsafe {
+        (
+            held::<Context<R>>(context),
+            Given::new(params),
+            symmetric(key),
+        )
+    };
+    gated(&context.provider, 0, || {
+        let (provider, running) = (&context.provider, &mut context.running);
+        match key {
+            None => running.init(provider, direction, None, iv, params)?,
+            Some(Symmetric::Own(key)) => {
+                running.init(provider, direction, Some(key.expose()), iv, params)?;
+            }
+            Some(Symmetric::Kept(key)) => {
+                running.keep(key.clone())?;
+                running.init(provider, direction, None, iv, params)?;
+            }
+        }
+        Ok(1)
+    })
+}
+
+unsafe extern "C" fn encrypt_skey_init<R: Running>(
+    context: *mut c_void,
+    key: *const c_void,
+    iv: *const u8,
+    iv_length: usize,
+    params: *const OSSL_PARAM,
+) -> c_int {
+    // SAFETY: of the host.
+    unsafe {
+        let iv = bytes(iv, iv_length);
+        skey_init::<R>(context, Direction::Encrypt, key, iv, params)
+    }
+}
+
+unsafe extern "C" fn decrypt_skey_init<R: Running>(
+    context: *mut c_void,
+    key: *const c_void,
+    iv: *const u8,
+    iv_length: usize,
+    params: *const OSSL_PARAM,
+) -> c_int {
+    // SAFETY: of the host.
+    unsafe {
+        let iv = bytes(iv, iv_length);
+        skey_init::<R>(context, Direction::Decrypt, key, iv, params)
+    }
+}
+
 /// What the host gives to a function that has input and output: null says something of its own.
 struct Passed<'a> {
     data: Option<Input<'a>>,
@@ -245,7 +321,7 @@ unsafe fn telling<R: Running>(
     f: impl FnOnce(&mut R) -> Result<usize>,
 ) -> c_int {
     let running = &mut context.running;
-    guarded(&context.provider, 0, || {
+    asking(running.asks(), &context.provider, 0, || {
         let length = f(running)?;
         if !written.is_null() {
             // SAFETY: not null, and then a place for a size.
@@ -311,7 +387,7 @@ unsafe extern "C" fn get_ctx_params<R: Running>(
 ) -> c_int {
     // SAFETY: of the host.
     let (context, mut asked) = unsafe { (held::<Context<R>>(context), Asked::new(params)) };
-    guarded(&context.provider, 0, || {
+    asking(context.running.asks(), &context.provider, 0, || {
         context.running.get_params(&context.provider, &mut asked)?;
         Ok(1)
     })

@@ -1,12 +1,15 @@
 //! The C side of MACs.
 
 use super::params::{Asked, Given, described, int, octets, size, text};
+use super::skeymgmt::symmetric;
 use super::types::*;
 use super::{freectx, give, held, input, numbered, output, provider};
-use crate::call::{gated, guarded, silent};
+use crate::call::{asking, gated, silent};
 use crate::context::Provider;
 use crate::error::Result;
 use crate::mac::{Over, Running, variants};
+use crate::secret_key::PARAMETER;
+use crate::skeys::Symmetric;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -24,6 +27,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         f(mac::DUPCTX, dupctx as *const c_void),
         f(mac::FREECTX, freectx::<Context> as *const c_void),
         f(mac::INIT, init as *const c_void),
+        f(mac::INIT_SKEY, init_skey as *const c_void),
         f(mac::UPDATE, update as *const c_void),
         f(mac::FINAL, finish as *const c_void),
         f(mac::SET_CTX_PARAMS, set_ctx_params as *const c_void),
@@ -57,9 +61,12 @@ described!(OF_DIGEST:
     int(c"digest-noinit"),
     int(c"digest-oneshot"),
     size(c"tls-data-size"),
+    text(PARAMETER),
 );
-described!(OF_CIPHER: text(c"cipher"), text(c"properties"), octets(c"key"));
-described!(OF_NONCE: text(c"cipher"), text(c"properties"), octets(c"key"), octets(c"iv"));
+described!(OF_CIPHER: text(c"cipher"), text(c"properties"), octets(c"key"),
+    text(PARAMETER));
+described!(OF_NONCE: text(c"cipher"), text(c"properties"), octets(c"key"), octets(c"iv"),
+    text(PARAMETER));
 described!(OF_ITSELF: octets(c"key"));
 described!(OF_BLAKE2: size(c"size"), octets(c"key"), octets(c"custom"), octets(c"salt"));
 
@@ -117,10 +124,29 @@ unsafe extern "C" fn init(
     }
 }
 
+unsafe extern "C" fn init_skey(
+    context: *mut c_void,
+    key: *const c_void,
+    params: *const OSSL_PARAM,
+) -> c_int {
+    // SAFETY: of the host.
+    unsafe {
+        let (key, params) = (symmetric(key), Given::new(params));
+        with(context, 0, |running, provider| {
+            match key {
+                None => running.init(provider, None, params)?,
+                Some(Symmetric::Own(key)) => running.init(provider, Some(key.expose()), params)?,
+                Some(Symmetric::Kept(key)) => running.init_kept(provider, key.clone(), params)?,
+            }
+            Ok(1)
+        })
+    }
+}
+
 unsafe extern "C" fn update(context: *mut c_void, data: *const u8, length: usize) -> c_int {
     // SAFETY: of the host.
     let (context, data) = unsafe { (held::<Context>(context), input(data, length)) };
-    guarded(&context.provider, 0, || {
+    asking(context.running.asks(), &context.provider, 0, || {
         context.running.update(data)?;
         Ok(1)
     })
@@ -134,7 +160,7 @@ unsafe extern "C" fn finish(
 ) -> c_int {
     // SAFETY: of the host.
     let (context, out) = unsafe { (held::<Context>(context), output(out, room)) };
-    guarded(&context.provider, 0, || {
+    asking(context.running.asks(), &context.provider, 0, || {
         let size = context.running.finish(out)?;
         if !written.is_null() {
             // SAFETY: not null, and then a place for a size.
@@ -158,7 +184,7 @@ unsafe extern "C" fn set_ctx_params(context: *mut c_void, params: *const OSSL_PA
 unsafe extern "C" fn get_ctx_params(context: *mut c_void, params: *mut OSSL_PARAM) -> c_int {
     // SAFETY: of the host.
     let (context, mut asked) = unsafe { (held::<Context>(context), Asked::new(params)) };
-    guarded(&context.provider, 0, || {
+    asking(context.running.asks(), &context.provider, 0, || {
         context.running.get_params(&mut asked)?;
         Ok(1)
     })

@@ -13,6 +13,7 @@ pub mod mac;
 pub mod params;
 pub mod rand;
 pub mod signature;
+pub mod skeymgmt;
 pub mod store;
 pub mod types;
 
