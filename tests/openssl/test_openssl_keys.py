@@ -25,6 +25,9 @@ PAIRS = {
     "ed": ("ed25519", SIGNING),
     "messages": ("ecdsa-nist-p256", SIGNING),
     "digests": ("ecdsa-nist-p256", {"sign-digest", "verify"}),
+    "agrees": ("ecdh-nist-p256", {"derive-bytes"}),
+    "agrees521": ("ecdh-nist-p521", {"derive-bytes"}),
+    "other": ("ecdh-nist-p256", {"derive-bytes"}),
 }
 
 
@@ -209,6 +212,69 @@ def test_cms(host: Host, certificates: Path, here: Path, label: str) -> None:
         )
         check = f"cms -verify -in signed -inform DER -CAfile {own} -purpose any"
         assert openssl(host, check) == b"message"
+
+
+@pytest.mark.parametrize("label", ["agrees", "agrees521"])
+@pytest.mark.parametrize("digest", ["sha1", "sha256", "sha512"])
+def test_cms_is_decrypted_by_agreement(
+    host: Host, certificates: Path, here: Path, label: str, digest: str
+) -> None:
+    (here / "message").write_bytes(b"message")
+    ca = certificates / "p384.pem"
+    openssl(host, f"pkey -in cryptofd:{label} -pubout -out public")
+    openssl(
+        host,
+        "x509 -new -force_pubkey public -subj /CN=x -set_serial 1 -out own.pem "
+        f"-CA {ca} -CAkey cryptofd:p384",
+    )
+    openssl(
+        host,
+        "cms -encrypt -in message -out sealed -outform DER -aes-256-cbc -recip own.pem "
+        f"-keyopt ecdh_kdf_md:{digest}",
+    )
+    decrypt = "cms -decrypt -in sealed -inform DER -recip own.pem -inkey"
+    assert openssl(host, f"{decrypt} cryptofd:{label}") == b"message"
+    other = "agrees" if label != "agrees" else "other"
+    assert b"message" not in openssl(host, f"{decrypt} cryptofd:{other}", fails=True)
+
+
+def test_a_kdf_in_an_agreement(host: Host, here: Path) -> None:
+    openssl(host, "genpkey -algorithm EC -pkeyopt group:P-256 -out own")
+    openssl(host, "pkey -in own -pubout -out own.public")
+    openssl(host, "pkey -in cryptofd:agrees -pubout -out public")
+    kdf = "-pkeyopt kdf-type:X963KDF -pkeyopt kdf-digest:SHA2-256 -pkeyopt kdf-outlen:100"
+    for more in ("", "-pkeyopt hexkdf-ukm:010203"):
+        derive = f"pkeyutl -derive {kdf} {more}"
+        openssl(host, f"{derive} -inkey cryptofd:agrees -peerkey own.public -out one")
+        openssl(host, f"{derive} -inkey own -peerkey public -out two")
+        assert (here / "one").read_bytes() == (here / "two").read_bytes()
+        assert (here / "one").stat().st_size == 100
+    for wrong, why in (
+        ("kdf-type:HKDF", "ECDH has X963KDF"),
+        ("kdf-digest:nothing", "none of those"),
+    ):
+        said = openssl(
+            host,
+            f"pkeyutl -derive {kdf} -pkeyopt {wrong} -inkey cryptofd:agrees -peerkey own.public",
+            fails=True,
+        )
+        assert why in said.decode()
+
+
+def test_what_was_signed_is_recovered(host: Host, here: Path) -> None:
+    (here / "digest").write_bytes(b"d" * 32)
+    openssl(host, "genpkey -algorithm RSA -out another")
+    recover = "pkeyutl -verifyrecover -in signature"
+    for more in ("", "-pkeyopt digest:sha256"):
+        openssl(host, f"pkeyutl -sign -inkey cryptofd:rsa -in digest -out signature {more}")
+        assert openssl(host, f"{recover} -inkey cryptofd:rsa {more}") == b"d" * 32
+        for wrong in ("-pkeyopt digest:sha512", "-pkeyopt rsa_padding_mode:pss"):
+            openssl(host, f"{recover} -inkey cryptofd:rsa {wrong}", fails=True)
+    whole = openssl(host, f"{recover} -inkey cryptofd:rsa -pkeyopt rsa_padding_mode:none")
+    assert whole[:3] == b"\0\1\xff"
+    assert len(whole) == 256
+    openssl(host, "pkeyutl -sign -inkey another -in digest -out signature")
+    assert b"no signature" in openssl(host, f"{recover} -inkey cryptofd:rsa", fails=True)
 
 
 def reference(broker: Broker, label: str, folder: Path) -> Path:

@@ -1,15 +1,18 @@
 //! What a private key opens besides signatures: RSA's ciphertexts, agreements, encapsulations. The other side
 //! of each takes a public key, and is done in this process.
 
+use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
-use crate::ffi::params::{Asked, Given};
+use crate::ffi::params::{Asked, Given, Own};
+use crate::ffi::types::op;
 use crate::key::Key;
 use crate::names;
+use crate::pair::Numbers;
 use cryptofd_core::engine::Direction;
 use cryptofd_core::pair::Options;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::sys::buffer::Input;
-use cryptofd_core::table::Algorithm;
+use cryptofd_core::table::{Algorithm, Kind};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -154,11 +157,26 @@ impl Crypting {
     }
 }
 
+/// What is derived from a secret: X9.63's KDF (SEC 1, 3.6.1), as CMS wants it.
+#[derive(Clone, Default)]
+struct Deriving {
+    hash: Option<&'static Algorithm>,
+    /// Bytes that come out.
+    length: usize,
+    /// What goes in besides: user keying material.
+    info: Vec<u8>,
+}
+
+/// The one KDF that OpenSSL's own agreements know.
+const KDF: &str = "X963KDF";
+
 /// An agreement on a secret.
 #[derive(Clone, Default)]
 pub struct Agreeing {
     key: Option<Arc<Key>>,
     peer: Option<Arc<Key>>,
+    derives: bool,
+    deriving: Deriving,
 }
 
 impl Agreeing {
@@ -174,21 +192,57 @@ impl Agreeing {
             self.key = Some(key);
         }
         self.peer = None;
+        self.derives = false;
         self.key.as_ref().ok_or_else(no_key)?;
         self.set(params)
     }
 
-    /// Parameters that a program sets: the curves here have no cofactor, and derivation is the caller's.
+    /// Parameters that a program sets. The curves here have no cofactor.
     pub fn set(&mut self, params: Given<'_>) -> Result<()> {
         for value in params.iter() {
-            if value.key().to_bytes() == b"kdf-type" && !value.text()?.is_empty() {
-                return Err(Error::new(
-                    Reason::UNSUPPORTED,
-                    "kdf-type: agree on the secret, and derive from it with EVP_KDF",
-                ));
+            match value.key().to_bytes() {
+                b"kdf-type" => {
+                    let name = value.text()?;
+                    let key = self.key.as_ref().ok_or_else(no_key)?;
+                    let curve = matches!(key.numbers()?.numbers, Numbers::Ec { .. });
+                    self.derives = match name {
+                        "" => false,
+                        name if curve && name.eq_ignore_ascii_case(KDF) => true,
+                        name => {
+                            let text = format!(
+                                "kdf-type {name:?}: ECDH has {KDF}; with others, agree on the secret, and \
+                                 derive from it with EVP_KDF"
+                            );
+                            return Err(Error::new(Reason::UNSUPPORTED, text));
+                        }
+                    };
+                }
+                b"kdf-digest" => {
+                    let name = value.text()?;
+                    let hash = names::digest(name).filter(|hash| hash.kind == Kind::Hash);
+                    self.deriving.hash = Some(hash.ok_or_else(|| {
+                        let text = format!("kdf-digest {name:?}: none of those there are");
+                        Error::new(Reason::UNKNOWN_ALGORITHM, text)
+                    })?);
+                }
+                b"kdf-outlen" => self.deriving.length = value.size()?,
+                b"kdf-ukm" => self.deriving.info = value.octets()?.to_vec(),
+                _ => {}
             }
         }
         Ok(())
+    }
+
+    /// What it tells.
+    pub fn tell(&self, mut asked: Asked<'_>) -> Result<()> {
+        asked.answer(|key, slot| match key.to_bytes() {
+            b"kdf-type" => slot.text(if self.derives { KDF } else { "" }),
+            b"kdf-digest" => slot.text(self.deriving.hash.map_or("", names::short)),
+            b"kdf-outlen" => slot.size(self.deriving.length),
+            b"kdf-ukm" => slot.octets_or_ptr(&self.deriving.info),
+            b"ecdh-cofactor-mode" => slot.integer(0),
+            _ => Ok(()),
+        })
     }
 
     /// The other's public key.
@@ -205,8 +259,11 @@ impl Agreeing {
         Ok(())
     }
 
-    /// Bytes of the secret.
+    /// Bytes of what comes out.
     pub fn size(&self) -> Result<usize> {
+        if self.derives {
+            return Ok(self.deriving.length);
+        }
         Ok(self
             .key
             .as_ref()
@@ -215,15 +272,42 @@ impl Agreeing {
             .coordinate())
     }
 
-    /// The secret.
-    pub fn secret(&self) -> Result<Secret> {
+    /// The secret, or what is derived from it, of which there is room for so much.
+    pub fn secret(&self, provider: &Provider, room: usize) -> Result<Secret> {
         let key = self.key.as_ref().ok_or_else(no_key)?;
         let peer = self
             .peer
             .as_ref()
             .ok_or_else(|| Error::new(Reason::MISSING_KEY, "no public key of the peer was set"))?;
+        let length = self.deriving.length;
+        if self.derives && (length == 0 || length > room) {
+            let text = format!("kdf-outlen {length}: room for {room} bytes");
+            return Err(Error::new(Reason::INVALID_OUTPUT_LENGTH, text));
+        }
         let spki = &peer.numbers()?.spki;
-        key.with(|remote| remote.agree(spki))
+        let secret = key.with(|remote| remote.agree(spki))?;
+        if !self.derives {
+            return Ok(secret);
+        }
+        let Some(hash) = self.deriving.hash else {
+            let text = "no kdf-digest was set";
+            return Err(Error::new(Reason::MISSING_MESSAGE_DIGEST, text));
+        };
+        let none = || {
+            Error::new(
+                Reason::NOT_SUPPORTED,
+                format!("no other provider has {KDF}"),
+            )
+        };
+        let mut kdf = provider.host(op::KDF, KDF).ok_or_else(none)?.kdf()?;
+        let mut inputs = Own::default();
+        inputs.text(c"digest", names::short(hash));
+        inputs.octets(c"key", secret.expose());
+        inputs.octets(c"info", &self.deriving.info);
+        kdf.set_params(inputs.given())?;
+        let mut out = Zeroizing::new(vec![0; length]);
+        kdf.derive(&mut out)?;
+        Ok(Secret::new(&out))
     }
 }
 

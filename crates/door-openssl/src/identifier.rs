@@ -49,6 +49,11 @@ fn hash(hash: &Algorithm) -> Result<Vec<u8>> {
     Ok(sequence(&[&identifier(oid)?, NULL]))
 }
 
+/// DigestInfo (RFC 8017, 9.2): what PKCS#1 v1.5 signs.
+pub fn digest_info(by: &Algorithm, digest: &[u8]) -> Result<Vec<u8>> {
+    Ok(sequence(&[&hash(by)?, &element(4, &[digest])]))
+}
+
 fn number(value: usize) -> Vec<u8> {
     let big = value.to_be_bytes();
     let zeroes = big.iter().take_while(|byte| **byte == 0).count().min(7);

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::kept::{Kept, ask};
-use crate::pair::Public;
+use crate::pair::{Curve, Numbers, Public, TYPES};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cryptofd_core::engine::Key as Material;
@@ -20,6 +20,8 @@ const MOST: usize = 10_000;
 /// A key. Before OpenSSL has imported a public one into it, it is empty.
 pub struct Key {
     place: usize,
+    /// Where nothing but the curve was taken over from another key.
+    curve: Option<&'static Curve>,
     public: OnceLock<Public>,
     /// The table's algorithm that a kept key is for.
     algorithm: Option<&'static Algorithm>,
@@ -33,6 +35,7 @@ impl Key {
     pub fn empty(place: usize) -> Key {
         Key {
             place,
+            curve: None,
             public: OnceLock::new(),
             algorithm: None,
             kept: None,
@@ -58,6 +61,7 @@ impl Key {
         let kept = (private && text("type") != "public").then(|| Kept::of(description));
         Ok(Some(Key {
             place: public.place,
+            curve: None,
             public: OnceLock::from(public),
             algorithm: Some(algorithm),
             kept,
@@ -116,11 +120,44 @@ impl Key {
         }
         Key {
             place: self.place,
+            curve: self.curve,
             public,
             algorithm: self.algorithm,
             kept: None,
             here: OnceLock::new(),
         }
+    }
+
+    /// A key of the same curve without its numbers.
+    pub fn parameters(&self) -> Key {
+        Key {
+            curve: self.curve(),
+            ..Key::empty(self.place)
+        }
+    }
+
+    /// Its curve.
+    pub fn curve(&self) -> Option<&'static Curve> {
+        match self.public().map(|public| &public.numbers) {
+            Some(Numbers::Ec { curve, .. }) => Some(curve),
+            _ => self.curve,
+        }
+    }
+
+    /// Takes a public key as it is encoded: what a peer sends.
+    pub fn fill_encoded(&self, bytes: &[u8]) -> Result<()> {
+        let numbers = match (TYPES[self.place].name.to_bytes(), self.curve()) {
+            (b"RSA", _) => {
+                return Err(Error::new(Reason::INVALID, "RSA's keys are not encoded so"));
+            }
+            (b"EC", None) => return Err(Error::new(Reason::INVALID, "a point without a curve")),
+            (_, Some(curve)) => Numbers::Ec {
+                curve,
+                point: bytes.to_vec(),
+            },
+            _ => Numbers::Plain(bytes.to_vec()),
+        };
+        self.fill(Public::build(self.place, numbers)?)
     }
 
     /// Takes a public key, if it has none yet.

@@ -41,7 +41,7 @@ pub fn signatures() -> Vec<Algorithm> {
         |kind| kind.signature,
         |place, name| {
             let messages = !matches!(name, "RSA" | "ECDSA");
-            let functions = ffi::signature::functions(messages);
+            let functions = ffi::signature::functions(messages, name == "RSA");
             let about = "signatures of cryptofd's keys";
             Algorithm::new(name, functions, about).with(OWN, TYPES[place].since)
         },

@@ -452,6 +452,47 @@ impl Signing {
         Ok(done.to_vec())
     }
 
+    /// What a signature of RSA's says that was signed: the digest where one was named, else what was padded, or the
+    /// block.
+    pub fn recover(&self, signature: &[u8]) -> Result<Vec<u8>> {
+        let key = self.key()?;
+        let bad = || Error::new(Reason::BAD_SIGNATURE, "this is no signature of this key's");
+        let options = Options {
+            scheme: Some("raw"),
+            ..Options::default()
+        };
+        let made = key.publicly(|session| session.pair_encrypt(Input::from(signature), &options));
+        let block = made.map_err(|error| match error.reason {
+            // Another length, or a number beyond the modulus.
+            Reason::INVALID | Reason::TOO_LARGE => bad(),
+            _ => error,
+        })?;
+        match self.scheme {
+            "raw" => return Ok(block),
+            "pkcs1" => {}
+            scheme => {
+                let text = format!("{scheme}: its signatures do not say what was signed");
+                return Err(Error::new(Reason::UNSUPPORTED, text));
+            }
+        }
+        // RFC 8017, 9.2; all of it is public.
+        let rest = block.strip_prefix(&[0, 1]).ok_or_else(bad)?;
+        let padding = rest.iter().take_while(|byte| **byte == 0xff).count();
+        let signed = match rest.get(padding..) {
+            Some([0, signed @ ..]) if padding >= 8 => signed,
+            _ => return Err(bad()),
+        };
+        let Some(hash) = self.hash else {
+            return Ok(signed.to_vec());
+        };
+        let from = signed.len().checked_sub(hash.digest).ok_or_else(bad)?;
+        let digest = &signed[from..];
+        if identifier::digest_info(hash, digest)? != signed {
+            return Err(bad());
+        }
+        Ok(digest.to_vec())
+    }
+
     /// Whether it is the signature of what came, and of `last`.
     pub fn verify(&mut self, last: Option<Input<'_>>, signature: &[u8]) -> Result<bool> {
         let (data, prehashed) = self.given(last)?;

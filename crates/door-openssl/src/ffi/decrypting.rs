@@ -2,7 +2,7 @@
 //! provider-kem(7)).
 
 use super::keymgmt::key;
-use super::params::{Asked, Given, described, octets, text};
+use super::params::{Asked, Given, described, int, octets, octets_ptr, size, text};
 use super::types::*;
 use super::{freectx, give, held, input, provider};
 use crate::call::{gated, silent};
@@ -185,7 +185,9 @@ pub fn exchange() -> &'static [OSSL_DISPATCH] {
         f(SET_PEER, set_peer as *const c_void),
         f(DERIVE, agree as *const c_void),
         f(SET_CTX_PARAMS, agree_set as *const c_void),
-        f(SETTABLE_CTX_PARAMS, agree_params as *const c_void),
+        f(SETTABLE_CTX_PARAMS, agree_settable as *const c_void),
+        f(GET_CTX_PARAMS, agree_get as *const c_void),
+        f(GETTABLE_CTX_PARAMS, agree_gettable as *const c_void),
         OSSL_DISPATCH::END,
     ];
     all.leak()
@@ -233,17 +235,33 @@ unsafe extern "C" fn agree(
             unsafe { *length = size };
             return Ok(1);
         }
-        let secret = context.work.secret()?;
+        let secret = context.work.secret(&context.provider, room)?;
         // SAFETY: of the host.
         unsafe { put(out, length, room, secret.expose())? };
         Ok(1)
     })
 }
 
-described!(AGREE: text(c"kdf-type"));
+described!(AGREE_SETTABLE: text(c"kdf-type"), text(c"kdf-digest"), text(c"kdf-digest-props"),
+    size(c"kdf-outlen"), octets(c"kdf-ukm"), int(c"ecdh-cofactor-mode"));
+described!(AGREE_GETTABLE: text(c"kdf-type"), text(c"kdf-digest"), size(c"kdf-outlen"),
+    octets_ptr(c"kdf-ukm"), int(c"ecdh-cofactor-mode"));
 
-unsafe extern "C" fn agree_params(_: *mut c_void, _: *mut c_void) -> *const OSSL_PARAM {
-    AGREE.as_ptr()
+unsafe extern "C" fn agree_settable(_: *mut c_void, _: *mut c_void) -> *const OSSL_PARAM {
+    AGREE_SETTABLE.as_ptr()
+}
+
+unsafe extern "C" fn agree_gettable(_: *mut c_void, _: *mut c_void) -> *const OSSL_PARAM {
+    AGREE_GETTABLE.as_ptr()
+}
+
+unsafe extern "C" fn agree_get(context: *mut c_void, params: *mut OSSL_PARAM) -> c_int {
+    // SAFETY: of the host.
+    let (context, asked) = unsafe { (held::<Context<Agreeing>>(context), Asked::new(params)) };
+    gated(&context.provider, 0, || {
+        context.work.tell(asked)?;
+        Ok(1)
+    })
 }
 
 unsafe extern "C" fn agree_set(context: *mut c_void, params: *const OSSL_PARAM) -> c_int {

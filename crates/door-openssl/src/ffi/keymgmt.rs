@@ -55,6 +55,8 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         f(keymgmt::MATCH, matches as *const c_void),
         f(keymgmt::GET_PARAMS, get_params as *const c_void),
         f(keymgmt::GETTABLE_PARAMS, GETTABLE_PARAMS[place]),
+        f(keymgmt::SET_PARAMS, set_params as *const c_void),
+        f(keymgmt::SETTABLE_PARAMS, settable_params as *const c_void),
         f(keymgmt::IMPORT, import as *const c_void),
         f(keymgmt::IMPORT_TYPES, TYPES_OF[place]),
         f(keymgmt::EXPORT, export as *const c_void),
@@ -141,7 +143,9 @@ unsafe extern "C" fn dup(from: *const c_void, selection: c_int) -> *mut c_void {
     // SAFETY: of the host.
     let held = unsafe { key(from) };
     gated(&held.provider, std::ptr::null_mut(), || {
-        let key = if selection & PRIVATE == 0 && held.key.is_private() {
+        let key = if selection & BOTH == 0 && held.key.curve().is_some() {
+            Arc::new(held.key.parameters())
+        } else if selection & PRIVATE == 0 && held.key.is_private() {
             Arc::new(held.key.public_half())
         } else {
             held.key.clone()
@@ -157,7 +161,8 @@ unsafe extern "C" fn has(held: *const c_void, selection: c_int) -> c_int {
     }
     // SAFETY: of the host.
     let key = unsafe { &key(held).key };
-    let public = selection & (PUBLIC | DOMAIN) == 0 || key.public().is_some();
+    let curve = selection & DOMAIN == 0 || key.public().is_some() || key.curve().is_some();
+    let public = curve && (selection & PUBLIC == 0 || key.public().is_some());
     let private = selection & PRIVATE == 0 || key.is_private();
     c_int::from(public && private)
 }
@@ -199,6 +204,13 @@ unsafe extern "C" fn get_params(held: *const c_void, params: *mut OSSL_PARAM) ->
     // SAFETY: of the host.
     let (held, mut asked) = unsafe { (key(held), Asked::new(params)) };
     guarded(&held.provider, 0, || {
+        if let (None, Some(curve)) = (held.key.public(), held.key.curve()) {
+            asked.answer(|name, slot| match name.to_bytes() {
+                b"group" => slot.text_ptr(curve.group),
+                _ => Ok(()),
+            })?;
+            return Ok(1);
+        }
         let public = held.key.numbers()?;
         // X25519 and ML-KEM tell it so; Ed25519 has no such name.
         let encodes = public.kind().signature.is_none() || public.place == EC;
@@ -225,6 +237,24 @@ unsafe extern "C" fn get_params(held: *const c_void, params: *mut OSSL_PARAM) ->
             (b"qy", Numbers::Ec { curve, point }) => slot.number(&point[1 + curve.size..]),
             _ => Ok(()),
         })?;
+        Ok(1)
+    })
+}
+
+described!(SETTABLE: octets(c"encoded-pub-key"));
+
+unsafe extern "C" fn settable_params(_: *mut c_void) -> *const OSSL_PARAM {
+    SETTABLE.as_ptr()
+}
+
+/// A peer's public key, into a key that has none.
+unsafe extern "C" fn set_params(held: *mut c_void, params: *const OSSL_PARAM) -> c_int {
+    // SAFETY: of the host.
+    let (held, params) = unsafe { (key(held), Given::new(params)) };
+    guarded(&held.provider, 0, || {
+        if let Some(value) = params.find(c"encoded-pub-key") {
+            held.key.fill_encoded(value.octets()?)?;
+        }
         Ok(1)
     })
 }

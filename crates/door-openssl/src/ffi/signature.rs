@@ -17,8 +17,9 @@ struct Context {
     signing: Signing,
 }
 
-/// The functions; `messages`: of keys that sign messages, and no digests.
-pub fn functions(messages: bool) -> &'static [OSSL_DISPATCH] {
+/// The functions; `messages`: of keys that sign messages, and no digests; `recovers`: whose signatures say what
+/// was signed.
+pub fn functions(messages: bool, recovers: bool) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let mut all = vec![
         f(signature::NEWCTX, newctx as *const c_void),
@@ -68,6 +69,12 @@ pub fn functions(messages: bool) -> &'static [OSSL_DISPATCH] {
         all.extend([
             f(signature::SIGN_MESSAGE_INIT, sign_begins),
             f(signature::VERIFY_MESSAGE_INIT, verify_begins),
+        ]);
+    }
+    if recovers {
+        all.extend([
+            f(signature::VERIFY_RECOVER_INIT, verify_begins),
+            f(signature::VERIFY_RECOVER, recover as *const c_void),
         ]);
     }
     all.extend([
@@ -274,6 +281,38 @@ unsafe extern "C" fn verify(
             Some(last),
         )
     }
+}
+
+unsafe extern "C" fn recover(
+    context: *mut c_void,
+    out: *mut u8,
+    length: *mut usize,
+    room: usize,
+    signature: *const u8,
+    signature_length: usize,
+) -> c_int {
+    // SAFETY: of the host.
+    let (context, signature) =
+        unsafe { (held::<Context>(context), input(signature, signature_length)) };
+    gated(&context.provider, 0, || {
+        if out.is_null() {
+            let most = context.signing.size()?;
+            // SAFETY: a place for the size.
+            unsafe { *length = most };
+            return Ok(1);
+        }
+        let signed = context.signing.recover(&signature.to_vec())?;
+        if signed.len() > room {
+            let text = format!("{room} bytes where {} are needed", signed.len());
+            return Err(Error::new(Reason::OUTPUT_TOO_SMALL, text));
+        }
+        // SAFETY: there is room.
+        unsafe {
+            std::ptr::copy_nonoverlapping(signed.as_ptr(), out, signed.len());
+            *length = signed.len();
+        }
+        Ok(1)
+    })
 }
 
 unsafe extern "C" fn digest_verify_final(
