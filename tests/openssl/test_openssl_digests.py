@@ -77,3 +77,23 @@ def test_the_openssl_in_pycas_wheel(whole: Host) -> None:
         reference("sha256", DATA), reference("sha256", DATA[:1000]), reference("shake_256", DATA)
     ]  # fmt: skip
     whole.python(PYCA, fails=True, CRYPTOFD_DISABLE="software,kernel")
+
+
+SQUEEZED = """
+    import hashlib, random, sys
+    from cryptography.hazmat.primitives import hashes
+    for name, kind in (("shake_128", hashes.SHAKE128), ("shake_256", hashes.SHAKE256)):
+        one, rng = hashes.XOFHash(kind(digest_size=sys.maxsize)), random.Random(1)
+        one.update(b"message")
+        pieces = [one.squeeze(rng.choice((0, 1, 7, 300, 5000))) for _ in range(100)]
+        copied = one.copy()
+        assert copied.squeeze(100) == one.squeeze(100)
+        made = b"".join(pieces)
+        assert hashlib.new(name, b"message").digest(len(made)) == made
+    print("fine")
+"""
+
+
+def test_an_xof_gives_piece_by_piece(only: Host) -> None:
+    """EVP_DigestSqueeze, which came with OpenSSL 3.3."""
+    assert only.python(SQUEEZED).strip() == "fine"

@@ -90,12 +90,24 @@ impl Variant {
     }
 }
 
+/// Most bytes that an XOF gives piece by piece.
+const MOST: usize = 256 << 20;
+
 /// A digest under way.
 pub struct Running {
     pub variant: &'static Variant,
     hasher: Option<Hasher>,
     /// Bytes that the end gives, where somebody said so.
     size: Option<usize>,
+    squeezed: Squeezed,
+}
+
+/// What an XOF has given piece by piece: its beginning, of which more is made than is asked for, as each time it is
+/// made anew.
+#[derive(Clone, Default)]
+struct Squeezed {
+    made: Vec<u8>,
+    given: usize,
 }
 
 impl Running {
@@ -105,6 +117,7 @@ impl Running {
             variant,
             hasher: None,
             size: None,
+            squeezed: Squeezed::default(),
         }
     }
 
@@ -114,6 +127,7 @@ impl Running {
 
     /// Begins (again).
     pub fn init(&mut self, params: Given<'_>) -> Result<()> {
+        self.squeezed = Squeezed::default();
         let before = self.size.filter(|_| !self.variant.xof());
         self.set_params(params)?;
         match &mut self.hasher {
@@ -182,12 +196,31 @@ impl Running {
         Ok(self.hasher()?.finish(out)?)
     }
 
+    /// The next bytes of an XOF.
+    pub fn squeeze(&mut self, out: &mut [u8]) -> Result<()> {
+        let (from, has) = (self.squeezed.given, self.squeezed.made.len());
+        let to = from.saturating_add(out.len());
+        if to > MOST {
+            let text = format!("{to} bytes of an XOF piece by piece: at most {MOST}");
+            return Err(Error::new(Reason::TOO_LARGE, text));
+        }
+        if to > has {
+            let mut made = vec![0; to.max(has * 2).max(512)];
+            self.hasher()?.peek(&mut made)?;
+            self.squeezed.made = made;
+        }
+        out.copy_from_slice(&self.squeezed.made[from..to]);
+        self.squeezed.given = to;
+        Ok(())
+    }
+
     /// Another that goes on from here.
     pub fn fork(&self) -> Result<Running> {
         Ok(Running {
             variant: self.variant,
             hasher: self.hasher.as_ref().map(Hasher::fork).transpose()?,
             size: self.size,
+            squeezed: self.squeezed.clone(),
         })
     }
 }

@@ -50,6 +50,10 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
             ),
         ]);
     }
+    if algorithm.kind == Kind::Xof {
+        // OpenSSL 3.3 and later.
+        all.push(f(digest::SQUEEZE, squeeze as *const c_void));
+    }
     all.push(OSSL_DISPATCH::END);
     all.leak()
 }
@@ -135,6 +139,28 @@ unsafe extern "C" fn finish(
             }
             if !written.is_null() {
                 *written = needs;
+            }
+        }
+        Ok(1)
+    })
+}
+
+unsafe extern "C" fn squeeze(
+    context: *mut c_void,
+    out: *mut u8,
+    written: *mut usize,
+    room: usize,
+) -> c_int {
+    // SAFETY: of the host.
+    let context = unsafe { held::<Context>(context) };
+    guarded(&context.provider, 0, || {
+        // SAFETY: of the host.
+        unsafe {
+            if room > 0 {
+                context.running.squeeze(space(out, room, room)?)?;
+            }
+            if !written.is_null() {
+                *written = room;
             }
         }
         Ok(1)
