@@ -57,8 +57,8 @@ class Later:
     def python(self, *arguments: str | Path) -> bytes:
         """Its own Python, whose ctypes finds that libcrypto."""
         python = USERLAND / "usr" / "bin" / "python3"
-        home = {"PYTHONHOME": str(USERLAND / "usr"), "PYTHONDONTWRITEBYTECODE": "1"}
-        return self.host.run(*self.command[:-1], python, *arguments, **home)
+        home = str(USERLAND / "usr")
+        return self.host.run(*self.command[:-1], python, *arguments, PYTHONHOME=home)
 
 
 @pytest.fixture
