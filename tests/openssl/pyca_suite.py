@@ -53,7 +53,8 @@ def _fetch(folder: Path) -> Path:
     (backend / "maturin.py").write_text(textwrap.dedent(BACKEND))
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", "cryptography",
-        "--no-build-isolation", "-q", "--retries", "1", "-d", str(folder), f"cryptography=={VERSION}",
+        "--no-build-isolation", "-q", "--retries", "1", "-d", str(folder),
+        f"cryptography=={VERSION}",
     ]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(backend)}, stdin=subprocess.DEVNULL,
