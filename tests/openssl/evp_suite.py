@@ -241,9 +241,13 @@ class Ran:
     said: str
 
 
-def run(suite: Suite, configuration: Path | str, file: Path | str, *before: str, **env: str) -> Ran:
+def run(
+    suite: Suite, configuration: Path, file: Path, *before: str, query: str = "", **env: str
+) -> Ran:
     """Runs a file of stanzas in an environment of its own; ``before`` is a command that runs it."""
-    command = [*before, str(suite.program), "-config", str(configuration), str(file)]
+    command = [*before, str(suite.program), "-config", str(configuration)]
+    command += ["-propquery", query] if query else []
+    command += [str(file)]
     done = subprocess.run(
         command, capture_output=True, timeout=1200, check=False,
         env={"OPENSSL_CONF": "/dev/null", "PATH": os.environ["PATH"], **env},

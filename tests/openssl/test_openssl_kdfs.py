@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hosts import Host
 
@@ -41,6 +43,27 @@ def test_openssl_kdf(whole: Host, arguments: str) -> None:
 def test_the_hosts_limits_stay(whole: Host) -> None:
     command = f"openssl kdf -keylen 40 {SCRYPT} -kdfopt maxmem_bytes:1000 SCRYPT"
     assert b"memory limit exceeded" in whole.run(*command.split(), fails=True)
+
+
+UNKNOWN = """
+    import ctypes
+    from libcrypto import Param, function
+    pointer = ctypes.c_void_p
+    fetch = function("EVP_KDF_fetch", pointer, ctypes.c_char_p, ctypes.c_char_p, result=pointer)
+    fresh = function("EVP_KDF_CTX_new", pointer, result=pointer)
+    ask = function("EVP_KDF_CTX_get_params", pointer, pointer)
+    for name in (b"HKDF", b"KBKDF", b"PBKDF2", b"SCRYPT"):
+        kdf = fetch(None, name, b"provider=cryptofd")
+        value = ctypes.c_int(7)
+        asked = (Param * 2)(Param(b"nobody-knows", 1, ctypes.addressof(value), 4, 2**64 - 1))
+        assert ask(fresh(kdf), asked) == 1, name
+        assert (value.value, asked[0].return_size) == (7, 2**64 - 1), name
+"""
+
+
+def test_what_is_not_known_is_left(whole: Host) -> None:
+    """Some of the host's own say -2 then, which is no failure."""
+    whole.python(UNKNOWN, PYTHONPATH=str(Path(__file__).parent))
 
 
 PYCA = """

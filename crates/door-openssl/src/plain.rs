@@ -29,6 +29,8 @@ pub struct Plain {
     iv: [u8; 16],
     iv_set: bool,
     padding: bool,
+    /// Whether ChaCha20's counter counts the block that is under way, as OpenSSL 3.6 and later have it.
+    counts: bool,
     pieces: Option<Pieces>,
     /// The beginning of a block: what waits for its rest, or (where any length goes) what has gone in.
     held: [u8; LONGEST],
@@ -283,6 +285,11 @@ impl Plain {
         if self.variant.way == Way::Stream && self.holds > 0 {
             match self.variant.algorithm.template() {
                 "ctr" => iv = u128::from_be_bytes(iv).wrapping_add(1).to_be_bytes(),
+                "chacha20" if self.counts => {
+                    if let Some((counter, _)) = iv.split_first_chunk_mut() {
+                        *counter = u64::from_le_bytes(*counter).wrapping_add(1).to_le_bytes();
+                    }
+                }
                 "cfb" => {
                     // What is left of E(iv), with the ciphertext so far before it.
                     let stream = Output::from(&mut iv[..]);
@@ -312,6 +319,7 @@ impl Running for Plain {
             iv: [0; 16],
             iv_set: false,
             padding: true,
+            counts: false,
             pieces: None,
             held: [0; LONGEST],
             holds: 0,
@@ -333,6 +341,7 @@ impl Running for Plain {
         if let Some(host) = &mut self.host {
             return host.init(direction, key, iv, params);
         }
+        self.counts = provider.has((3, 6));
         // Without an IV, chaining modes begin again with the first, and counters go on.
         let chained = matches!(self.variant.algorithm.template(), "cbc" | "cfb");
         self.iv = if chained {
@@ -551,6 +560,7 @@ impl Running for Plain {
             iv: self.iv,
             iv_set: self.iv_set,
             padding: self.padding,
+            counts: self.counts,
             pieces: self.pieces.as_ref().map(Pieces::fork),
             held: self.held,
             holds: self.holds,

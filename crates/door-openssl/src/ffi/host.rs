@@ -251,7 +251,13 @@ impl Foreign {
 
     fn get_params(&self, number: c_int, asked: &mut Asked<'_>) -> Result<()> {
         // SAFETY: the number says the type.
-        said(unsafe { self.of.function::<GetParams>(number)?(self.context, asked.as_mut_ptr()) })
+        let answer =
+            unsafe { self.of.function::<GetParams>(number)?(self.context, asked.as_mut_ptr()) };
+        match answer {
+            // Some derivations say so where they know none of what is asked.
+            -2 => Ok(()),
+            answer => said(answer),
+        }
     }
 }
 
