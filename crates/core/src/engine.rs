@@ -256,6 +256,11 @@ pub trait Cipher: Send + Sync {
 pub trait CipherStream: Send + Sync {
     /// Same length in and out; `last` closes the message.
     fn update(&mut self, data: Input<'_>, out: Output<'_>, last: bool) -> Result<()>;
+
+    /// Another message under the same key, if that is cheaper than another `begin`; whether it is begun.
+    fn begin_again(&mut self, _direction: Direction, _iv: &[u8]) -> bool {
+        false
+    }
 }
 
 /// A key-wrapping key.

@@ -226,7 +226,9 @@ pub struct Algorithm {
 impl Algorithm {
     /// The part before the parenthesis: `hmac` of `hmac(sha256)`, `sha256` of `sha256`.
     pub fn template(&self) -> &'static str {
-        self.name.split('(').next().unwrap_or(self.name)
+        // Asked for with each message.
+        let open = self.name.bytes().position(|byte| byte == b'(');
+        open.map_or(self.name, |open| &self.name[..open])
     }
 
     /// The part within the outermost parentheses: `sha256` of `hmac(sha256)`.

@@ -31,7 +31,10 @@ pub struct Plain {
     padding: bool,
     /// Whether ChaCha20's counter counts the block that is under way, as OpenSSL 3.6 and later have it.
     counts: bool,
+    /// The engine's side, kept from message to message.
     pieces: Option<Pieces>,
+    /// Whether the message is under way there.
+    begun: bool,
     /// The beginning of a block: what waits for its rest, or (where any length goes) what has gone in.
     held: [u8; LONGEST],
     holds: usize,
@@ -86,14 +89,18 @@ impl Plain {
 
     /// The engine's side, from the IV on.
     fn pieces(&mut self) -> Result<&mut Pieces> {
-        if self.pieces.is_none() {
+        if !self.begun {
             let size = if self.variant.way == Way::Blocks || self.variant.way == Way::Stream {
                 self.size()
             } else {
                 0
             };
-            let made = self.session()?.pieces(self.direction, &self.iv[..size])?;
-            self.pieces = Some(made);
+            let iv = &self.iv[..size];
+            match &mut self.pieces {
+                Some(pieces) => pieces.begin_again(self.direction, iv)?,
+                None => self.pieces = Some(self.session()?.pieces(self.direction, iv)?),
+            }
+            self.begun = true;
         }
         let none = Error::new(Reason::INTERNAL, "no pieces");
         self.pieces.as_mut().ok_or(none)
@@ -278,7 +285,7 @@ impl Plain {
     /// OpenSSL's counters count the block that is under way, and its feedback is what it will be.
     fn updated_iv(&self) -> [u8; 16] {
         let mut iv = self.iv;
-        let Some(pieces) = &self.pieces else {
+        let Some(pieces) = self.pieces.as_ref().filter(|_| self.begun) else {
             return iv;
         };
         iv[..pieces.iv().len()].copy_from_slice(pieces.iv());
@@ -321,6 +328,7 @@ impl Running for Plain {
             padding: true,
             counts: false,
             pieces: None,
+            begun: false,
             held: [0; LONGEST],
             holds: 0,
             host: None,
@@ -349,7 +357,7 @@ impl Running for Plain {
         } else {
             self.updated_iv()
         };
-        self.pieces = None;
+        self.begun = false;
         self.holds = 0;
         self.direction = direction;
         let mut custom = false;
@@ -385,6 +393,7 @@ impl Running for Plain {
             if !sessions::has_key(own, key) {
                 let made = sessions::with_key(self.variant.algorithm, key)?;
                 self.session = Some(Served::Here(made));
+                self.pieces = None;
             }
         }
         if custom {
@@ -466,6 +475,7 @@ impl Running for Plain {
         self.session = Some(Served::There(key));
         self.host = None;
         self.pieces = None;
+        self.begun = false;
         self.holds = 0;
         Ok(())
     }
@@ -520,11 +530,6 @@ impl Running for Plain {
             return host.get_params(asked);
         }
         let size = self.size();
-        // Kept in the context, for it may be asked for by its address.
-        let updated = self.updated_iv();
-        if self.pieces.is_some() && self.holds == 0 {
-            self.iv = updated;
-        }
         let makes_keys = self.variant.makes_keys();
         let mut random = false;
         asked.answer(|key, slot| match key.to_bytes() {
@@ -534,8 +539,12 @@ impl Running for Plain {
             b"num" if self.variant.way == Way::Stream => slot.size(self.holds),
             b"num" => slot.size(0),
             b"iv" => slot.octets_or_ptr(&self.first_iv[..size]),
-            b"updated-iv" if self.holds > 0 => slot.octets(&updated[..size]),
-            b"updated-iv" => slot.octets_or_ptr(&self.iv[..size]),
+            b"updated-iv" if self.holds > 0 => slot.octets(&self.updated_iv()[..size]),
+            b"updated-iv" => {
+                // Kept in the context, for it may be asked for by its address.
+                self.iv = self.updated_iv();
+                slot.octets_or_ptr(&self.iv[..size])
+            }
             b"randkey" if makes_keys => {
                 random = true;
                 Ok(())
@@ -562,6 +571,7 @@ impl Running for Plain {
             padding: self.padding,
             counts: self.counts,
             pieces: self.pieces.as_ref().map(Pieces::fork),
+            begun: self.begun,
             held: self.held,
             holds: self.holds,
             host: self.host.as_ref().map(host::Cipher::fork).transpose()?,

@@ -122,6 +122,22 @@ pub enum Pieces {
 }
 
 impl Pieces {
+    /// Another message under the same key.
+    pub fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> Result<()> {
+        match self {
+            Pieces::Here(pieces) => pieces.begin_again(direction, iv)?,
+            Pieces::There {
+                direction: kept,
+                place,
+                ..
+            } => {
+                *kept = direction;
+                place.begin_again(direction, iv);
+            }
+        }
+        Ok(())
+    }
+
     /// The IV with which the message would go on from here.
     pub fn iv(&self) -> &[u8] {
         match self {

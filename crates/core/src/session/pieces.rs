@@ -11,10 +11,22 @@ use std::sync::Arc;
 /// Bytes of the longest IV.
 const LONGEST: usize = 16;
 
+/// What the next IV follows from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    Nothing,
+    /// The last block of ciphertext.
+    Ciphertext,
+    /// The number of blocks: 128 bits, big-endian.
+    Counter,
+    /// The same: 32 bits, little-endian.
+    ShortCounter,
+}
+
 /// Where a message of a cipher is: the IV with which it would go on.
 #[derive(Clone, Copy)]
 pub struct Place {
-    algorithm: &'static Algorithm,
+    chain: Chain,
     direction: Direction,
     iv: [u8; LONGEST],
     size: usize,
@@ -24,13 +36,25 @@ impl Place {
     /// At the beginning. The IV has the algorithm's size.
     pub fn new(algorithm: &'static Algorithm, direction: Direction, iv: &[u8]) -> Place {
         let mut place = Place {
-            algorithm,
+            chain: match algorithm.template() {
+                "cbc" | "cfb" => Chain::Ciphertext,
+                "ctr" => Chain::Counter,
+                "chacha20" => Chain::ShortCounter,
+                _ => Chain::Nothing,
+            },
             direction,
             iv: [0; LONGEST],
             size: iv.len(),
         };
         place.iv[..iv.len()].copy_from_slice(iv);
         place
+    }
+
+    /// At the beginning of another message.
+    pub fn begin_again(&mut self, direction: Direction, iv: &[u8]) {
+        self.direction = direction;
+        self.size = iv.len();
+        self.iv[..iv.len()].copy_from_slice(iv);
     }
 
     /// The IV with which the message would go on from here.
@@ -42,7 +66,7 @@ impl Place {
     pub fn before(&self, data: Input<'_>) -> [u8; LONGEST] {
         let size = self.size;
         let mut last = [0; LONGEST];
-        let chained = matches!(self.algorithm.template(), "cbc" | "cfb");
+        let chained = self.chain == Chain::Ciphertext;
         if chained && self.direction == Direction::Decrypt && data.len() >= size {
             data.split_at(data.len() - size)
                 .1
@@ -55,25 +79,25 @@ impl Place {
     pub fn advance(&mut self, before: &[u8; LONGEST], out: Input<'_>) {
         let (size, length) = (self.size, out.len());
         let iv = &mut self.iv;
-        match self.algorithm.template() {
-            "cbc" | "cfb" => match self.direction {
+        match self.chain {
+            Chain::Ciphertext => match self.direction {
                 Direction::Decrypt => *iv = *before,
                 Direction::Encrypt => {
                     let last = out.split_at(length - size).1;
                     last.copy_to(&mut iv[..size]);
                 }
             },
-            "ctr" => {
+            Chain::Counter => {
                 let next = u128::from_be_bytes(*iv).wrapping_add((length / 16) as u128);
                 *iv = next.to_be_bytes();
             }
-            "chacha20" => {
+            Chain::ShortCounter => {
                 let mut counter = [0u8; 4];
                 counter.copy_from_slice(&iv[..4]);
                 let next = u32::from_le_bytes(counter).wrapping_add((length / 64) as u32);
                 iv[..4].copy_from_slice(&next.to_le_bytes());
             }
-            _ => {}
+            Chain::Nothing => {}
         }
     }
 }
@@ -95,6 +119,20 @@ impl Pieces {
             state: None,
             left: session.counter_room(iv),
         }
+    }
+
+    /// Another message under the same key; on the same state, if that is still the session's engine's.
+    pub fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> Result<()> {
+        self.session.check_iv(iv)?;
+        let kept = self.state.as_mut().is_some_and(|(state, generation)| {
+            self.session.active.load().generation == *generation && state.begin_again(direction, iv)
+        });
+        if !kept {
+            self.state = None;
+        }
+        self.place.begin_again(direction, iv);
+        self.left = self.session.counter_room(iv);
+        Ok(())
     }
 
     /// The IV with which the message would go on from here.
@@ -190,5 +228,55 @@ impl Pieces {
             self.place.advance(&before, out.as_input());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Key;
+    use crate::secret::Secret;
+    use crate::session::Request;
+
+    fn passed(pieces: &mut Pieces, data: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; data.len()];
+        pieces
+            .update(Input::from(data), Output::from(&mut out[..]))
+            .unwrap();
+        out
+    }
+
+    #[test]
+    fn a_message_that_is_begun_again_is_as_if_it_were_the_first() {
+        for name in ["cbc(aes)", "ctr(aes)", "cfb(aes)", "chacha20", "ecb(aes)"] {
+            let request = Request {
+                algorithm: name.to_owned(),
+                key: Key::Bytes(Secret::new(&[7; 32])),
+                ..Request::default()
+            };
+            let session = Session::open(request).unwrap();
+            let size = session.algorithm().iv.max;
+            let message = [1u8; 128];
+            let fresh = |direction, iv: &[u8], data: &[u8]| {
+                passed(&mut session.pieces(direction, iv).unwrap(), data)
+            };
+            let mut one = session
+                .pieces(Direction::Encrypt, &[9; LONGEST][..size])
+                .unwrap();
+            passed(&mut one, &message);
+            for count in 0..4u8 {
+                let iv = &[count; LONGEST][..size];
+                let wanted = fresh(Direction::Encrypt, iv, &message);
+                one.begin_again(Direction::Encrypt, iv).unwrap();
+                let (head, tail) = message.split_at(64);
+                let made = [passed(&mut one, head), passed(&mut one, tail)].concat();
+                assert_eq!(made, wanted, "{name}");
+                one.begin_again(Direction::Decrypt, iv).unwrap();
+                assert_eq!(passed(&mut one, &wanted), message, "{name}");
+                // The engine's state is another's from now on.
+                session.move_to("software").unwrap();
+            }
+            assert!(one.begin_again(Direction::Encrypt, &[0; 5]).is_err());
+        }
     }
 }

@@ -86,10 +86,12 @@ pub fn quietly<T>(f: impl FnOnce() -> T) -> Option<T> {
             }
         }));
     });
-    QUIET.with(|quiet| quiet.set(quiet.get() + 1));
-    let done = catch_unwind(AssertUnwindSafe(f)).ok();
-    QUIET.with(|quiet| quiet.set(quiet.get() - 1));
-    done
+    QUIET.with(|quiet| {
+        quiet.set(quiet.get() + 1);
+        let done = catch_unwind(AssertUnwindSafe(f)).ok();
+        quiet.set(quiet.get() - 1);
+        done
+    })
 }
 
 #[cfg(test)]

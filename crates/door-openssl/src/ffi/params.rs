@@ -276,6 +276,10 @@ impl<'a> Value<'a> {
     pub fn integer(&self) -> Result<i128> {
         let raw = self.raw()?;
         match self.param.data_type {
+            // What almost all are.
+            OSSL_PARAM_UNSIGNED_INTEGER if raw.len() == 4 => {
+                Ok(u32::from_ne_bytes([raw[0], raw[1], raw[2], raw[3]]).into())
+            }
             OSSL_PARAM_INTEGER | OSSL_PARAM_UNSIGNED_INTEGER => {
                 if raw.is_empty() {
                     return Err(wrong(self.key(), "a number without bytes"));
@@ -488,8 +492,16 @@ impl Slot<'_> {
 
     /// A number, in whatever width and sign is asked for.
     pub fn integer(mut self, value: i128) -> Result<()> {
-        match self.param.data_type {
-            OSSL_PARAM_INTEGER | OSSL_PARAM_UNSIGNED_INTEGER => {
+        match (self.param.data_type, u64::try_from(value)) {
+            // What almost all are.
+            (OSSL_PARAM_UNSIGNED_INTEGER, Ok(size))
+                if self.param.data_size == 8 && !self.param.data.is_null() =>
+            {
+                self.put(&size.to_ne_bytes());
+                self.param.return_size = 8;
+                Ok(())
+            }
+            (OSSL_PARAM_INTEGER | OSSL_PARAM_UNSIGNED_INTEGER, _) => {
                 let signed = self.param.data_type == OSSL_PARAM_INTEGER;
                 let little = value.to_le_bytes();
                 let filler = if value < 0 { 0xff } else { 0 };
@@ -522,7 +534,7 @@ impl Slot<'_> {
                 self.param.return_size = width;
                 Ok(())
             }
-            OSSL_PARAM_REAL => {
+            (OSSL_PARAM_REAL, _) => {
                 self.param.return_size = 8;
                 if self.param.data.is_null() {
                     return Ok(());

@@ -210,4 +210,11 @@ impl CipherStream for Stream {
         let iv = &mut self.iv[..self.iv_size];
         self.shared.crypt(self.direction, iv, data, out)
     }
+
+    fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> bool {
+        self.direction = direction;
+        self.iv[..iv.len()].copy_from_slice(iv);
+        self.iv_size = iv.len();
+        true
+    }
 }

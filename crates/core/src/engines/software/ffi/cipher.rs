@@ -177,6 +177,14 @@ impl CipherStream for AesStream {
     fn update(&mut self, data: Input<'_>, out: Output<'_>, _last: bool) -> Result<()> {
         self.keys.work(&mut self.at, data, out)
     }
+
+    fn begin_again(&mut self, direction: Direction, iv: &[u8]) -> bool {
+        match Position::new(direction, iv) {
+            Ok(at) => self.at = at,
+            Err(_) => return false,
+        }
+        true
+    }
 }
 
 /// 3DES in CBC.
