@@ -27,6 +27,7 @@ PARTS = {
     "import": importing.importing,
     "files": files.hashing,
     "kernel": kernel.kernel,
+    "afalg": kernel.afalg,
     "broker": broker.broker,
     "signatures": broker.signatures,
     "takeover": takeover.takeover,

@@ -1,6 +1,9 @@
-/* One job of libcrypto's, again and again: evp KIND NAME BYTES MILLISECONDS prints nanoseconds a job.
-   What is configured (OPENSSL_CONF) decides who does it. */
+/* One job of libcrypto's, again and again: evp KIND NAME BYTES MILLISECONDS prints nanoseconds a job;
+   evp KIND NAME BYTES turns reads how many jobs to do, a line each, and answers with nanoseconds.
+   What is configured (OPENSSL_CONF) decides who does it; of kind `afalg`, OpenSSL's engine of this name. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/ec.h>
+#include <openssl/engine.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/provider.h>
@@ -17,6 +20,7 @@ static EVP_CIPHER_CTX *ciphers;
 static EVP_MD *md;
 static EVP_CIPHER *cipher;
 static EVP_PKEY *pair;
+static ENGINE *engine;
 static EVP_MAC *mac;
 static EVP_MAC_CTX *macs;
 
@@ -70,6 +74,12 @@ static double now(void) {
     return at.tv_sec * 1e9 + at.tv_nsec;
 }
 
+static double timed(void (*job)(void), unsigned long times) {
+    double begun = now();
+    for (unsigned long i = 0; i < times; i++) job();
+    return now() - begun;
+}
+
 int main(int count, char **words) {
     if (count != 5) return 2;
     kind = words[1];
@@ -89,6 +99,15 @@ int main(int count, char **words) {
         must(EVP_EncryptInit_ex(ciphers, cipher, NULL, key, iv), words[2]);
         EVP_CIPHER_CTX_set_padding(ciphers, 0);
         job = *kind == 'e' ? encrypt : seal;
+    } else if (!strcmp(kind, "afalg")) {
+        OPENSSL_init_crypto(OPENSSL_INIT_ENGINE_DYNAMIC, NULL);
+        must((engine = ENGINE_by_id("afalg")) != NULL && ENGINE_init(engine), "the engine afalg");
+        ciphers = EVP_CIPHER_CTX_new();
+        const EVP_CIPHER *known = EVP_get_cipherbyname(words[2]);
+        must(known && ENGINE_get_cipher(engine, EVP_CIPHER_get_nid(known)) != NULL, words[2]);
+        must(EVP_EncryptInit_ex(ciphers, known, engine, key, iv), words[2]);
+        EVP_CIPHER_CTX_set_padding(ciphers, 0);
+        job = encrypt;
     } else if (!strcmp(kind, "mac")) {
         OSSL_PARAM of[] = {OSSL_PARAM_utf8_string("digest", words[2], 0), OSSL_PARAM_END};
         mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
@@ -102,16 +121,23 @@ int main(int count, char **words) {
     const OSSL_PROVIDER *by = md ? EVP_MD_get0_provider(md)
         : cipher ? EVP_CIPHER_get0_provider(cipher)
         : mac ? EVP_MAC_get0_provider(mac)
-        : EVP_PKEY_get0_provider(pair);
+        : pair ? EVP_PKEY_get0_provider(pair) : NULL;
+    const char *who = by ? OSSL_PROVIDER_get0_name(by) : ENGINE_get_id(engine);
     job();
+    if (!strcmp(words[4], "turns")) {
+        printf("%s\n", who);
+        fflush(stdout);
+        for (unsigned long times; scanf("%lu", &times) == 1; fflush(stdout))
+            printf("%.0f\n", timed(job, times));
+        return 0;
+    }
     unsigned long jobs = 0, batch = 1;
-    double begun = now(), taken = 0;
+    double taken = 0;
     while (taken < until) {
-        for (unsigned long i = 0; i < batch; i++) job();
+        taken += timed(job, batch);
         jobs += batch;
-        taken = now() - begun;
         if (taken < until / 16) batch *= 2;
     }
-    printf("%s %.1f\n", OSSL_PROVIDER_get0_name(by), taken / jobs);
+    printf("%s %.1f\n", who, taken / jobs);
     return 0;
 }

@@ -1,21 +1,32 @@
 """Within the lab's kernel: workers that do batches when they are told to, in turns.
 
-A worker is started with an algorithm and a size, reads how many operations to do, one number a
-line, and answers each line with the nanoseconds that they took.
+A worker reads how many operations to do, one number a line, and answers each line with the
+nanoseconds that they took.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TypedDict
 
-from bench.kernel import MARK, WORK
 from bench.measure import in_turns
 
+MARK = "figures: "
 KEY, IV = bytes(range(32)), bytes(16)
+
+
+class Job(TypedDict):
+    """What a worker is started with."""
+
+    command: list[str]
+    environment: dict[str, str]
+    #: What it says first, if it says something.
+    says: str
 
 
 def work(algorithm: str, size: int) -> None:
@@ -42,15 +53,21 @@ def work(algorithm: str, size: int) -> None:
 class Worker:
     """A worker's process; ``seconds()`` has it do a batch, and returns seconds an operation."""
 
-    def __init__(self, command: list[str], algorithm: str, size: int) -> None:
+    def __init__(self, job: Job) -> None:
         self._process = subprocess.Popen(
-            [*command, algorithm, str(size)],
+            job["command"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            env={**os.environ, **job["environment"]},
         )
         self.times = 1
+        if job["says"]:
+            assert self._process.stdout
+            said = self._process.stdout.readline().strip()
+            if said != job["says"]:
+                raise SystemExit(f"bench: {job} was done by {said!r}")
 
     def _ask(self, times: int) -> float:
         assert self._process.stdin
@@ -78,21 +95,17 @@ class Worker:
         self._process.communicate()
 
 
-def main(workers: str, seconds: str, pairs: str) -> None:
-    """Every work, every caller, in turns with libkcapi's."""
-    native: dict[str, str] = json.loads(workers)
-    python = [sys.executable, "-m", "bench.inside", "work"]
+def main(jobs: str, seconds: str, pairs: str) -> None:
+    """Every job of ours in turns with the peer's."""
+    both: list[tuple[Job, Job]] = json.loads(jobs)
     figures = []
-    for algorithm, size in WORK:
-        for caller, command in (("rust", [native["rust"]]), ("python", python)):
-            ours = Worker(command, algorithm, size)
-            theirs = Worker([native["kcapi"]], algorithm, size)
-            for worker in (ours, theirs):
-                worker.settle(float(seconds))
-            taken = in_turns(ours.seconds, theirs.seconds, int(pairs))
-            for worker in (ours, theirs):
-                worker.close()
-            figures.append({"algorithm": algorithm, "size": size, "caller": caller, "pairs": taken})
+    for one, other in both:
+        ours, theirs = Worker(one), Worker(other)
+        for worker in (ours, theirs):
+            worker.settle(float(seconds))
+        figures.append(in_turns(ours.seconds, theirs.seconds, int(pairs)))
+        for worker in (ours, theirs):
+            worker.close()
     print(MARK + json.dumps(figures), flush=True)
 
 

@@ -92,13 +92,13 @@ def provider(effort: Effort) -> list[Figure]:
         ]
 
 
-def _configured(folder: Path, profile: str | None) -> str:
+def configured(folder: Path, profile: str | None) -> str:
     """The file for OPENSSL_CONF: of a profile, or without us."""
     text = CONFIGURATION.format(
         ours="libcryptofd-openssl = cryptofd_section" if profile else "",
         library=LIBRARY,
         profile=profile or "keys",
-        properties="default_properties = ?provider=cryptofd" if profile == "bulk" else "",
+        properties="default_properties = ?provider=cryptofd" if profile in ("bulk", "all") else "",
     )
     file = folder / f"{profile}.cnf"
     file.write_text(text)
@@ -109,7 +109,7 @@ def _job(
     folder: Path, caller: Path, profile: str | None, effort: Effort, *work: str
 ) -> Callable[[], float]:
     """Seconds of one job; whose it was is checked."""
-    environment = {**os.environ, "OPENSSL_CONF": _configured(folder, profile)}
+    environment = {**os.environ, "OPENSSL_CONF": configured(folder, profile)}
     command = [str(caller), *work, str(effort.seconds * 1000)]
 
     def run() -> float:
@@ -160,7 +160,7 @@ def _tls(effort: Effort, folder: Path) -> list[Figure]:
         raise SystemExit("bench: nginx is missing: make bench fetches it where the release has it")
     cryptofd.connect().keys.generate("web", "ecdsa-nist-p256", usage={"sign"})
     folder.chmod(0o755)
-    environment = {**os.environ, "OPENSSL_CONF": _configured(folder, "keys")}
+    environment = {**os.environ, "OPENSSL_CONF": configured(folder, "keys")}
     own = folder / "own.key"
     run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "group:P-256", "-out", str(own))
     run(sys.executable, "-m", "cryptofd", "key", "reference", "web", "-o", str(folder / "web.key"))
