@@ -6,6 +6,7 @@
 #include <openssl/engine.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/provider.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,9 @@ static EVP_PKEY *pair;
 static ENGINE *engine;
 static EVP_MAC *mac;
 static EVP_MAC_CTX *macs;
+static EVP_KDF *kdf;
+static EVP_KDF_CTX *kdfs;
+static OSSL_PARAM given[6];
 
 static void must(int good, const char *what) {
     if (good > 0) return;
@@ -58,6 +62,11 @@ static void authenticate(void) {
     must(EVP_MAC_init(macs, NULL, 0, NULL), "EVP_MAC_init");
     must(EVP_MAC_update(macs, data, bytes), "EVP_MAC_update");
     must(EVP_MAC_final(macs, out, &size, 64), "EVP_MAC_final");
+}
+
+static void derive(void) {
+    EVP_KDF_CTX_reset(kdfs);
+    must(EVP_KDF_derive(kdfs, out, 32, given), "EVP_KDF_derive");
 }
 
 static void sign(void) {
@@ -114,6 +123,26 @@ int main(int count, char **words) {
         macs = EVP_MAC_CTX_new(mac);
         must(EVP_MAC_init(macs, key, 32, of), words[2]);
         job = authenticate;
+    } else if (!strcmp(kind, "derive")) {
+        /* BYTES is the cost: PBKDF2's iterations, scrypt's n. */
+        static uint64_t cost, r = 8, p = 1;
+        cost = bytes;
+        given[0] = OSSL_PARAM_construct_octet_string("pass", key, 16);
+        given[1] = OSSL_PARAM_construct_octet_string("salt", iv, 16);
+        given[2] = OSSL_PARAM_construct_end();
+        if (!strcmp(words[2], "PBKDF2")) {
+            given[2] = OSSL_PARAM_construct_utf8_string("digest", "SHA2-256", 0);
+            given[3] = OSSL_PARAM_construct_uint64("iter", &cost);
+            given[4] = OSSL_PARAM_construct_end();
+        } else {
+            given[2] = OSSL_PARAM_construct_uint64("n", &cost);
+            given[3] = OSSL_PARAM_construct_uint64("r", &r);
+            given[4] = OSSL_PARAM_construct_uint64("p", &p);
+            given[5] = OSSL_PARAM_construct_end();
+        }
+        must((kdf = EVP_KDF_fetch(NULL, words[2], NULL)) != NULL, words[2]);
+        kdfs = EVP_KDF_CTX_new(kdf);
+        job = derive;
     } else {
         must((pair = EVP_EC_gen(words[2])) != NULL, words[2]);
         job = sign;
@@ -121,6 +150,7 @@ int main(int count, char **words) {
     const OSSL_PROVIDER *by = md ? EVP_MD_get0_provider(md)
         : cipher ? EVP_CIPHER_get0_provider(cipher)
         : mac ? EVP_MAC_get0_provider(mac)
+        : kdf ? EVP_KDF_get0_provider(kdf)
         : pair ? EVP_PKEY_get0_provider(pair) : NULL;
     const char *who = by ? OSSL_PROVIDER_get0_name(by) : ENGINE_get_id(engine);
     job();

@@ -20,6 +20,8 @@ from bench.server import run, serving
 
 HERE = Path(__file__).parent
 LIBRARY = Path(cryptofd.__file__).parent / "lib" / "libcryptofd-openssl.so"
+#: The provider's name in configurations.
+OURS = "libcryptofd-openssl"
 #: Without a key of the broker's all is as fast as without a provider; in profile bulk nearly so.
 SAME, BULK, HANDSHAKES = 1.0, 0.95, 0.9
 SIZES = (16, 256, 1 << 10, 16 << 10, 1 << 20)
@@ -27,12 +29,15 @@ WORK = {
     "SHA-256": ("digest", "SHA256"),
     "SHA-512": ("digest", "SHA512"),
     "HMAC-SHA-256": ("mac", "SHA256"),
+    "BLAKE2b-512": ("digest", "BLAKE2B-512"),
     "AES-256-CBC": ("encrypt", "AES-256-CBC"),
     "AES-256-CTR": ("encrypt", "AES-256-CTR"),
     "AES-256-GCM": ("seal", "AES-256-GCM"),
     "ChaCha20-Poly1305": ("seal", "ChaCha20-Poly1305"),
 }
 OTHERS = ("AES-256-GCM", "SHA-256")
+#: Cost, and what it is.
+DERIVED = (("PBKDF2", 1000, "1,000 iterations"), ("SCRYPT", 1024, "n = 1024"))
 
 CONFIGURATION = """\
 openssl_conf = init
@@ -95,7 +100,7 @@ def provider(effort: Effort) -> list[Figure]:
 def configured(folder: Path, profile: str | None) -> str:
     """The file for OPENSSL_CONF: of a profile, or without us."""
     text = CONFIGURATION.format(
-        ours="libcryptofd-openssl = cryptofd_section" if profile else "",
+        ours=f"{OURS} = cryptofd_section" if profile else "",
         library=LIBRARY,
         profile=profile or "keys",
         properties="default_properties = ?provider=cryptofd" if profile in ("bulk", "all") else "",
@@ -108,18 +113,29 @@ def configured(folder: Path, profile: str | None) -> str:
 def _job(
     folder: Path, caller: Path, profile: str | None, effort: Effort, *work: str
 ) -> Callable[[], float]:
-    """Seconds of one job; whose it was is checked."""
-    environment = {**os.environ, "OPENSSL_CONF": configured(folder, profile)}
-    command = [str(caller), *work, str(effort.seconds * 1000)]
+    """Seconds of one job. Without us, and in profile keys, it is never ours."""
 
     def run() -> float:
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        by, taken = done.stdout.split()
-        if (by == "libcryptofd-openssl") != (profile == "bulk"):
+        by, taken = _done(folder, caller, profile, *work, str(effort.seconds * 1000))
+        if by == OURS and profile != "bulk":
             raise SystemExit(f"bench: {work} was done by {by}")
-        return float(taken) / 1e9
+        return taken
 
     return run
+
+
+def _done(folder: Path, caller: Path, profile: str | None, *work: str) -> tuple[str, float]:
+    """Who did it, and seconds of one."""
+    environment = {
+        **os.environ, "OPENSSL_CONF": configured(folder, profile),
+        # What is measured is this run's.
+        "XDG_CACHE_HOME": str(folder), "CRYPTOFD_OPENSSL_MEASURE": "user",
+    }  # fmt: skip
+    done = subprocess.run(
+        [str(caller), *work], check=True, capture_output=True, text=True, env=environment
+    )
+    by, taken = done.stdout.split()
+    return by, float(taken) / 1e9
 
 
 def _keys(effort: Effort, folder: Path, caller: Path) -> list[Figure]:
@@ -140,16 +156,24 @@ def _keys(effort: Effort, folder: Path, caller: Path) -> list[Figure]:
 
 def _bulk(effort: Effort, folder: Path, caller: Path) -> list[Figure]:
     figures = []
-    for name, (kind, algorithm) in WORK.items():
-        for each in SIZES:
-            job = (kind, algorithm, str(each))
-            pairs = in_turns(
-                _job(folder, caller, "bulk", effort, *job),
-                _job(folder, caller, None, effort, *job),
-                effort.pairs,
-            )
-            work = f"OpenSSL, profile bulk: {name}, {size(each)}"
-            figures.append(figure(work, "no provider", BULK, pairs))
+    jobs = [
+        (name, size(each), (kind, algorithm, str(each)))
+        for name, (kind, algorithm) in WORK.items()
+        for each in SIZES
+    ]
+    jobs += [(name, what, ("derive", name, str(cost))) for name, cost, what in DERIVED]
+    # The first program measures what is worth it, for all that come later.
+    _done(folder, caller, "bulk", *jobs[0][2], "1")
+    for name, what, job in jobs:
+        pairs = in_turns(
+            _job(folder, caller, "bulk", effort, *job),
+            _job(folder, caller, None, effort, *job),
+            effort.pairs,
+        )
+        by, _ = _done(folder, caller, "bulk", *job, "1")
+        whose = "ours" if by == OURS else "left to OpenSSL"
+        work = f"OpenSSL, profile bulk: {name}, {what} ({whose})"
+        figures.append(figure(work, "no provider", BULK, pairs))
     return figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def ran(*command: str | Path, conf: Path | None = None, **env: str) -> str:
 
 def command(*arguments: str, home: Path) -> str:
     """`cryptofd ...`"""
-    return ran(sys.executable, "-m", "cryptofd", *arguments, XDG_CONFIG_HOME=str(home))
+    places = {"XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    return ran(sys.executable, "-m", "cryptofd", *arguments, **places)
 
 
 def providers(conf: Path) -> list[str]:
@@ -45,6 +47,7 @@ def test_a_users_file_and_back(tmp_path: Path) -> None:
     assert not file.exists()
     for profile in ("bulk", "all", "keys"):
         said = command("setup", "openssl", "--profile", profile, home=tmp_path)
+        assert ("algorithms are faster here" in said) == (profile == "bulk")
         assert f"export OPENSSL_CONF={file}" in said
         once = file.read_text()
         assert once.count(str(LIBRARY)) == 1
@@ -53,7 +56,8 @@ def test_a_users_file_and_back(tmp_path: Path) -> None:
         assert "nothing to change" in said
         assert set(providers(file)) == {"default", ossl.NAME}
         used = ran(program("openssl"), "list", "-digest-algorithms", conf=file)
-        assert (f"@ {ossl.NAME}" in used) == (profile != "keys")
+        if profile != "bulk":
+            assert (f"@ {ossl.NAME}" in used) == (profile == "all")
     # What the system's configuration says goes on.
     ran(program("openssl"), "version", conf=file)
     assert "is gone" in command("setup", "openssl", "--undo", home=tmp_path)
@@ -111,7 +115,8 @@ def test_a_file_of_somebody_elses_is_not_deleted(tmp_path: Path) -> None:
 
 def findings(conf: Path | None, home: Path) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {"XDG_CONFIG_HOME": str(home), "OPENSSL_CONF": str(conf or "/dev/null")}
+    environment |= {"XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    environment["OPENSSL_CONF"] = str(conf or "/dev/null")
     done = subprocess.run(
         [sys.executable, "-m", "cryptofd", "doctor", "--json"], env=environment,
         capture_output=True, text=True, timeout=120, check=False,
@@ -127,6 +132,12 @@ def test_the_doctor_reads_it(tmp_path: Path) -> None:
     assert said[f"{LIBRARY} loads"] == "ok"
     assert said[f"{file}: profile keys"] == "ok"
     wrong = file.read_text()
+    file.write_text(wrong.replace("profile = keys", "profile = bulk"))
+    (what,) = (what for what in findings(file, tmp_path) if what.startswith(str(file)))
+    assert re.fullmatch(rf"{file}: profile bulk; \d+ of \d+ algorithms are faster here.*", what)
+    file.write_text(wrong.replace("profile = keys", "profile = everything"))
+    said = findings(file, tmp_path)
+    assert any("profile = everything: one of keys, bulk, all" in what for what in said)
     file.write_text(wrong.replace(f"{ossl.NAME} = ", "cryptofd = "))
     assert any("programs' own keys" in what for what in findings(file, tmp_path))
     file.write_text(wrong.replace(str(LIBRARY), f"/nowhere/{ossl.LIBRARY}"))

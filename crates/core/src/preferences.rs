@@ -8,7 +8,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub use sources::{Environment, Sources};
+pub use sources::{Environment, Sources, trusted};
 
 use crate::cpu;
 use crate::engine::{Engine, Hardware, Key, Spec};

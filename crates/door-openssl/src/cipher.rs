@@ -4,6 +4,7 @@ use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
 use crate::family;
 use crate::ffi::params::{Asked, Given};
+use crate::measure::Job;
 use crate::names;
 use crate::secret_key::SecretKey;
 use cryptofd_core::engine::Direction;
@@ -98,7 +99,21 @@ fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
     all.map(|(place, variant)| {
         let functions = crate::ffi::cipher::functions(place);
         let text = format!("cryptofd's {}", variant.algorithm.name);
-        family::Algorithm::new(&variant.names, functions, &text)
+        let made = family::Algorithm::new(&variant.names, functions, &text);
+        if variant.way == Way::Wrap {
+            return made;
+        }
+        let job = Job::Cipher {
+            key: variant.key,
+            iv: variant.iv,
+            way: variant.way,
+        };
+        let routed = family::Routed {
+            place,
+            functions: crate::ffi::routed::ciphers(place),
+            cipher: Some((variant.way, variant.chained())),
+        };
+        made.measured(Some(job), Some(routed))
     })
     .collect()
 }
@@ -123,6 +138,11 @@ impl Variant {
     /// Whether it is an AEAD.
     pub fn aead(&self) -> bool {
         matches!(self.way, Way::Pieces | Way::Message)
+    }
+
+    /// Whether a message without an IV of its own begins with the one before; with others, counters go on.
+    pub fn chained(&self) -> bool {
+        matches!(self.algorithm.template(), "cbc" | "cfb")
     }
 
     /// Whether it makes keys of its own kind (DES, whose keys have parity).

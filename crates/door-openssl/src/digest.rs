@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::family;
 use crate::ffi::params::{Asked, Given};
+use crate::measure::Job;
 use crate::names;
 use crate::sessions::{self, Shared};
 use cryptofd_core::engine::Parameters;
@@ -41,7 +42,13 @@ pub fn algorithms() -> Vec<family::Algorithm> {
             let names = names::of(variant.algorithm, 0, 0)?;
             let functions = crate::ffi::digest::functions(place);
             let text = format!("cryptofd's {}", variant.algorithm.name);
-            Some(family::Algorithm::new(&names, functions, &text))
+            let routed = family::Routed {
+                place,
+                functions: crate::ffi::routed::digests(place),
+                cipher: None,
+            };
+            let made = family::Algorithm::new(&names, functions, &text);
+            Some(made.measured(Some(Job::Digest), Some(routed)))
         });
     all.collect()
 }

@@ -1,6 +1,8 @@
 //! The families: each is a module that says which algorithms of one operation it has.
 
+use crate::cipher::Way;
 use crate::ffi::types::{OSSL_DISPATCH, op};
+use crate::measure::Job;
 use crate::profile::Profile;
 use std::ffi::{CStr, CString, c_int};
 
@@ -18,6 +20,20 @@ pub struct Algorithm {
     pub alone: Option<CString>,
     /// The first version of OpenSSL that has such a thing.
     pub since: (u32, u32),
+    /// What is measured to see whether it is worth its way; where there is nothing, it is not, if the host has it.
+    pub job: Option<Job>,
+    /// How a message of some length comes to it while shorter ones are the host's.
+    pub routed: Option<Routed>,
+}
+
+/// The functions of an algorithm whose short messages are the host's.
+#[derive(Clone, Copy)]
+pub struct Routed {
+    /// Its number, which they ask for.
+    pub place: usize,
+    pub functions: &'static [OSSL_DISPATCH],
+    /// A cipher's: how it is run, and whether a message without an IV of its own begins with the one before.
+    pub cipher: Option<(Way, bool)>,
 }
 
 impl Algorithm {
@@ -32,6 +48,8 @@ impl Algorithm {
             properties: text("provider=cryptofd"),
             alone: None,
             since: (3, 0),
+            job: None,
+            routed: None,
         }
     }
 
@@ -41,6 +59,19 @@ impl Algorithm {
             Some(alone) if profile == Profile::Keys => alone,
             _ => &self.properties,
         }
+    }
+
+    /// With what is measured, and the functions of where it is worth its way from some length on.
+    pub fn measured(mut self, job: Option<Job>, routed: Option<Routed>) -> Algorithm {
+        self.job = job;
+        self.routed = routed;
+        self
+    }
+
+    /// The chief of its names.
+    pub fn chief(&self) -> &str {
+        let names = self.names.to_str().unwrap_or_default();
+        names.split(':').next().unwrap_or_default()
     }
 
     /// With these properties, from this version of OpenSSL on.

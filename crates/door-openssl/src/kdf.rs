@@ -10,6 +10,7 @@ use crate::family;
 use crate::ffi::host;
 use crate::ffi::params::{Asked, Given};
 use crate::ffi::types::op;
+use crate::measure::{Job, Value};
 use crate::names;
 use crate::sessions;
 use cryptofd_core::engine::{Derivation, Key};
@@ -53,7 +54,30 @@ pub fn algorithms() -> Vec<family::Algorithm> {
     let all = variants().iter().enumerate().map(|(place, variant)| {
         let functions = crate::ffi::kdf::functions(place);
         let text = format!("cryptofd's {}", variant.template);
-        family::Algorithm::new(&variant.names.join(":"), functions, &text)
+        let job: Option<&[_]> = match variant.template {
+            "hkdf" => Some(&[
+                (c"digest", Value::Text("SHA2-256")),
+                (c"key", Value::Octets(32)),
+                (c"salt", Value::Octets(32)),
+                (c"info", Value::Octets(16)),
+            ]),
+            "pbkdf2" => Some(&[
+                (c"digest", Value::Text("SHA2-256")),
+                (c"pass", Value::Octets(16)),
+                (c"salt", Value::Octets(16)),
+                (c"iter", Value::Number(1000)),
+            ]),
+            "scrypt" => Some(&[
+                (c"pass", Value::Octets(16)),
+                (c"salt", Value::Octets(16)),
+                (c"n", Value::Number(256)),
+                (c"r", Value::Number(8)),
+                (c"p", Value::Number(1)),
+            ]),
+            _ => None,
+        };
+        let made = family::Algorithm::new(&variant.names.join(":"), functions, &text);
+        made.measured(job.map(Job::Kdf), None)
     });
     all.collect()
 }

@@ -22,6 +22,8 @@
 //! 3. One line in `family::FAMILIES`: the operation, from which profile on, `algorithms`.
 //! 4. Names, aliases and object identifiers stand in algorithms.toml (`openssl`, `openssl_aliases`), and
 //!    `names::of` makes of them what OpenSSL wants. New reasons stand in `error.rs`.
+//! 5. What profile `bulk` shall offer says what is measured of it (`Algorithm::measured`, `measure::Job`): without
+//!    that it is offered where the host has nothing of this name.
 
 mod call;
 mod cipher;
@@ -38,6 +40,8 @@ mod key;
 mod keys;
 mod mac;
 mod mac_kept;
+mod measure;
+mod measured;
 mod message;
 mod names;
 mod pair;
@@ -46,9 +50,11 @@ mod plain;
 mod profile;
 mod rand;
 mod reference;
+mod remembered;
 mod sealed;
 mod secret_key;
 mod served;
 mod sessions;
 mod signing;
 mod skeys;
+mod worth;

@@ -11,6 +11,7 @@ use crate::ffi::host;
 use crate::ffi::params::{Asked, Given, Own};
 use crate::ffi::types::op;
 use crate::mac_kept::Kept;
+use crate::measure::Job;
 use crate::names;
 use crate::secret_key::{PARAMETER, SecretKey};
 use crate::sessions;
@@ -97,7 +98,13 @@ fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
     all.map(|(place, variant)| {
         let functions = crate::ffi::mac::functions(place);
         let text = format!("cryptofd's {}", variant.chief);
-        family::Algorithm::new(&variant.names, functions, &text)
+        let job = Job::Mac(match variant.over {
+            Over::Digest => &[(c"digest", "SHA2-256")],
+            Over::Cipher => &[(c"cipher", "AES-256-CBC")],
+            Over::Nonce => &[(c"cipher", "AES-256-GCM")],
+            Over::Itself | Over::Blake2 => &[],
+        });
+        family::Algorithm::new(&variant.names, functions, &text).measured(Some(job), None)
     })
     .collect()
 }

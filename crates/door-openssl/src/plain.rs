@@ -351,8 +351,7 @@ impl Running for Plain {
         }
         self.counts = provider.has((3, 6));
         // Without an IV, chaining modes begin again with the first, and counters go on.
-        let chained = matches!(self.variant.algorithm.template(), "cbc" | "cfb");
-        self.iv = if chained {
+        self.iv = if self.variant.chained() {
             self.first_iv
         } else {
             self.updated_iv()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from cryptofd.cli import openssl_configuration as ossl
 from cryptofd.cli.findings import Finding
+from cryptofd.cli.openssl_measured import measured, summary
 
 TOPIC = "OpenSSL provider"
 AGAIN = ("cryptofd setup openssl, with --system for everybody",)
@@ -44,11 +44,8 @@ def provider() -> Iterator[Finding]:
 
 def loads(path: Path) -> str | None:
     """Why not."""
-    for name in ("libcrypto.so.4", "libcrypto.so.3"):
-        with contextlib.suppress(OSError):
-            crypto = ctypes.CDLL(name)
-            break
-    else:
+    crypto = ossl.libcrypto()
+    if crypto is None:
         return "there is no libcrypto 3 or later"
     pointer = ctypes.c_void_p
     crypto.OSSL_LIB_CTX_new.restype = crypto.OSSL_PROVIDER_load.restype = pointer
@@ -75,6 +72,10 @@ def configuration(file: Path) -> Finding | None:
     names = list(found.providers)
     name = found.our_name or ""
     own = [one for one in ossl.OWN if found.active(one)]
+    if found.profile not in ossl.PROFILES:
+        what = f"says profile = {found.profile}: one of {', '.join(ossl.PROFILES)}"
+        why = "OpenSSL leaves the provider out, and says nothing"
+        return Finding(TOPIC, "broken", f"{file} {what}; {why}", AGAIN)
     if not Path(found.module).exists():
         return Finding(TOPIC, "broken", f"{file}: {found.module} is not there", AGAIN)
     if not own:
@@ -84,4 +85,7 @@ def configuration(file: Path) -> Finding | None:
         what = f"names it {name!r}, or before {' and '.join(own)}"
         why = "OpenSSL would ask it for programs' own keys"
         return Finding(TOPIC, "broken", f"{file} {what}: {why}", AGAIN)
-    return Finding(TOPIC, "ok", f"{file}: profile {found.profile}")
+    more = ""
+    if found.profile == "bulk":
+        more = f"; {summary(measured(Path(found.module)))}"
+    return Finding(TOPIC, "ok", f"{file}: profile {found.profile}{more}")

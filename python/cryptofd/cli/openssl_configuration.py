@@ -26,16 +26,27 @@ END = "# <<< cryptofd"
 OWN = ("default", "fips")
 
 
-def system() -> Path | None:
-    """The system's configuration, if there is a libcrypto."""
+#: What a `profile =` may say.
+PROFILES = ("keys", "bulk", "all")
+
+
+def libcrypto() -> ctypes.CDLL | None:
+    """The system's."""
     for name in ("libcrypto.so.4", "libcrypto.so.3"):
         with contextlib.suppress(OSError):
-            library = ctypes.CDLL(name)
-            library.OpenSSL_version.restype = ctypes.c_char_p
-            # OPENSSL_DIR
-            said = re.search(r'"(.+)"', library.OpenSSL_version(4).decode())
-            return (Path(said[1]) / "openssl.cnf").resolve() if said else None
+            return ctypes.CDLL(name)
     return None
+
+
+def system() -> Path | None:
+    """The system's configuration, if there is a libcrypto."""
+    library = libcrypto()
+    if library is None:
+        return None
+    library.OpenSSL_version.restype = ctypes.c_char_p
+    # OPENSSL_DIR
+    said = re.search(r'"(.+)"', library.OpenSSL_version(4).decode())
+    return (Path(said[1]) / "openssl.cnf").resolve() if said else None
 
 
 def users() -> Path:

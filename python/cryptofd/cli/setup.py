@@ -8,8 +8,9 @@ java      the provider SunPKCS11
 
 Profiles for nss and openssl:
   keys  the broker's keys are there to be used; everything else is computed as before
-  bulk  digests, ciphers, MACs and key derivation come to cryptofd, too
-  all   and random bytes; for nss also RSA with keys that the program brings
+  bulk  digests, ciphers, MACs and key derivation come to cryptofd, too; for openssl those that
+        are faster here, which is measured
+  all   all of them, and random bytes; for nss also RSA with keys that the program brings
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def openssl(options: argparse.Namespace) -> None:
     import errno
 
     from cryptofd.cli import openssl_configuration as ossl
+    from cryptofd.cli.openssl_measured import measured, summary
     from cryptofd.errors import CryptoFDError
 
     base = ossl.system()
@@ -149,6 +151,11 @@ def openssl(options: argparse.Namespace) -> None:
     if not options.system:
         print(f"  for the shell, or a service's environment: export OPENSSL_CONF={path}")
     print(f"  profile {options.profile}; `openssl list -providers` shows {ossl.NAME}")
+    if options.profile == "bulk":
+        print(
+            f"  {summary(measured(library(ossl.LIBRARY), again=True, everybodys=options.system))}"
+        )
+        print("  OpenSSL goes on doing the rest")
     print("  programs that run now see it when they start again")
     scope = "--system" if options.system else "--user"
     print(f"  undo: cryptofd setup openssl {scope} --undo")

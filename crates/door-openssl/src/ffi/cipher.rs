@@ -3,7 +3,7 @@
 use super::params::{Asked, Given, described, int, octets, octets_ptr, size, text, uint};
 use super::skeymgmt::symmetric;
 use super::types::*;
-use super::{freectx, give, held, input, numbered, output, provider};
+use super::{Tables, freectx, give, held, input, numbered, output, provider};
 use crate::call::{asking, gated, silent};
 use crate::cipher::{Running, Way, variants};
 use crate::context::Provider;
@@ -29,14 +29,17 @@ struct Context<R> {
 
 /// The functions of a cipher.
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
-    match variants()[place].way {
-        Way::Pieces => table::<InPieces>(place, NEW_IN_PIECES[place]),
-        Way::Message => table::<Message>(place, NEW_MESSAGE[place]),
-        _ => table::<Plain>(place, NEW_PLAIN[place]),
-    }
+    static ALL: Tables = Tables::new();
+    ALL.get(place, variants().len(), |place| {
+        match variants()[place].way {
+            Way::Pieces => table::<InPieces>(place, NEW_IN_PIECES[place]),
+            Way::Message => table::<Message>(place, NEW_MESSAGE[place]),
+            _ => table::<Plain>(place, NEW_PLAIN[place]),
+        }
+    })
 }
 
-fn table<R: Running>(place: usize, newctx: *const c_void) -> &'static [OSSL_DISPATCH] {
+fn table<R: Running>(place: usize, newctx: *const c_void) -> Vec<OSSL_DISPATCH> {
     let f = OSSL_DISPATCH::new;
     let aead = variants()[place].aead();
     let (gettable, settable) = if aead {
@@ -77,8 +80,7 @@ fn table<R: Running>(place: usize, newctx: *const c_void) -> &'static [OSSL_DISP
     if variants()[place].way != Way::Wrap {
         all.push(f(cipher::CIPHER, once::<R> as *const c_void));
     }
-    all.push(OSSL_DISPATCH::END);
-    all.leak()
+    all
 }
 
 numbered!(NEW_PLAIN, new_plain);

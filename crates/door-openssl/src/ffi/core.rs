@@ -11,6 +11,8 @@ type SetErrorDebug =
 type VsetError = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, u32, *const c_char, *const c_void);
 type GetParams = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, *mut OSSL_PARAM) -> c_int;
 
+type Mark = unsafe extern "C" fn(*const OSSL_CORE_HANDLE) -> c_int;
+
 /// The function of this number in a table, if it is there.
 ///
 /// # Safety
@@ -38,6 +40,9 @@ pub struct Core {
     set_error_debug: Option<SetErrorDebug>,
     vset_error: Option<VsetError>,
     get_params: Option<GetParams>,
+    set_mark: Option<Mark>,
+    clear_mark: Option<Mark>,
+    back_to_mark: Option<Mark>,
 }
 
 // SAFETY: the core's functions may be called from every thread; the table is constant.
@@ -56,6 +61,9 @@ impl Core {
             set_error_debug: None,
             vset_error: None,
             get_params: None,
+            set_mark: None,
+            clear_mark: None,
+            back_to_mark: None,
         };
         // SAFETY: the numbers say the functions' types (core_dispatch.h).
         unsafe {
@@ -63,6 +71,9 @@ impl Core {
             core.set_error_debug = core.function(upcall::SET_ERROR_DEBUG);
             core.vset_error = core.function(upcall::VSET_ERROR);
             core.get_params = core.function(upcall::GET_PARAMS);
+            core.set_mark = core.function(upcall::SET_ERROR_MARK);
+            core.clear_mark = core.function(upcall::CLEAR_LAST_ERROR_MARK);
+            core.back_to_mark = core.function(upcall::POP_ERROR_TO_MARK);
         }
         core
     }
@@ -108,6 +119,22 @@ impl Core {
                 text.as_ptr(),
                 nothing.as_ptr().cast(),
             );
+        }
+    }
+
+    /// Whether `f` succeeds; if it does not, what it said is taken back: somebody else will do it.
+    pub fn forgetting(&self, f: impl FnOnce() -> bool) -> bool {
+        let (Some(set), Some(clear), Some(back)) =
+            (self.set_mark, self.clear_mark, self.back_to_mark)
+        else {
+            return f();
+        };
+        // SAFETY: by the functions' types; one mark is set and one taken away.
+        unsafe {
+            set(self.handle);
+            let done = f();
+            (if done { clear } else { back })(self.handle);
+            done
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::params::{Asked, Given, described, int, size};
 use super::types::*;
-use super::{freectx, give, held, input, numbered, provider};
+use super::{Tables, freectx, give, held, input, numbered, provider};
 use crate::call::{gated, guarded, silent};
 use crate::context::Provider;
 use crate::digest::{Running, Variant, variants};
@@ -23,6 +23,11 @@ fn variant(number: usize) -> &'static Variant {
 
 /// The functions of a digest.
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
+    static ALL: Tables = Tables::new();
+    ALL.get(place, variants().len(), table)
+}
+
+fn table(place: usize) -> Vec<OSSL_DISPATCH> {
     let f = OSSL_DISPATCH::new;
     let mut all = vec![
         f(digest::NEWCTX, NEWCTX[place]),
@@ -54,8 +59,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         // OpenSSL 3.3 and later.
         all.push(f(digest::SQUEEZE, squeeze as *const c_void));
     }
-    all.push(OSSL_DISPATCH::END);
-    all.leak()
+    all
 }
 
 numbered!(NEWCTX, newctx);

@@ -1,7 +1,7 @@
 //! OSSL_provider_init, and the functions of the provider itself (provider-base(7)).
 
 use super::core::Core;
-use super::params::{Asked, described, int, text_ptr};
+use super::params::{Asked, described, int, text, text_ptr};
 use super::provider;
 use super::types::provider as own;
 use super::types::*;
@@ -62,6 +62,7 @@ described!(GETTABLE:
     text_ptr(c"buildinfo"),
     int(c"status"),
     text_ptr(c"profile"),
+    text(c"measured"),
 );
 
 unsafe extern "C" fn gettable_params(_: *mut c_void) -> *const OSSL_PARAM {
@@ -82,6 +83,7 @@ unsafe extern "C" fn get_params(provctx: *mut c_void, params: *mut OSSL_PARAM) -
             b"name" => slot.text_ptr(c"cryptofd's provider"),
             b"version" | b"buildinfo" => slot.text_ptr(VERSION),
             b"status" => slot.integer(1),
+            b"measured" => slot.text(provider.measured()),
             b"profile" => slot.text_ptr(provider.profile().word()),
             _ => Ok(()),
         })?;
@@ -96,14 +98,15 @@ unsafe extern "C" fn query_operation(
 ) -> *const OSSL_ALGORITHM {
     // SAFETY: of the host.
     let provider = unsafe { provider(provctx) };
-    if !no_store.is_null() {
-        // SAFETY: not null, and then a place for an int.
-        unsafe { *no_store = 0 };
-    }
-    // The lists live as long as the provider.
-    provider
-        .list(operation)
-        .map_or(std::ptr::null(), <[OSSL_ALGORITHM]>::as_ptr)
+    // The lists live as long as the provider. The first question may be one that measures.
+    gated(&provider, std::ptr::null(), || {
+        let (list, last_word) = provider.list(operation);
+        if !no_store.is_null() {
+            // SAFETY: not null, and then a place for an int.
+            unsafe { *no_store = (!last_word).into() };
+        }
+        Ok(list.map_or(std::ptr::null(), <[OSSL_ALGORITHM]>::as_ptr))
+    })
 }
 
 unsafe extern "C" fn get_reason_strings(_: *mut c_void) -> *const OSSL_ITEM {

@@ -1,16 +1,19 @@
-//! The host's own implementations: what its other providers offer, called without libcrypto between. The core
-//! names the providers that are active (as it does for those that mirror them in a library context of their
-//! own); each gives its table of functions, and that its algorithms. So it works where libcrypto is linked into
-//! a program and exports nothing.
+//! Implementations, the host's own and ours, called without libcrypto between. The core names the providers that
+//! are active (as it does for those that mirror them in a library context of their own); each gives its table of
+//! functions, and that its algorithms. So it works where libcrypto is linked into a program and exports nothing.
 
 use super::core::{Core, in_table};
 use super::params::{Asked, Given};
 use super::types::*;
+use crate::context::Provider;
 use crate::error::{Error, Result};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
+
+/// Beyond the numbers of every operation whose functions are called here.
+const MOST: usize = 24;
 
 type Created = unsafe extern "C" fn(*const OSSL_CORE_HANDLE, *mut c_void) -> c_int;
 type Properties = unsafe extern "C" fn(*const c_char, *mut c_void) -> c_int;
@@ -113,10 +116,12 @@ impl Others {
                     let names = CStr::from_ptr((*next).algorithm_names).to_bytes();
                     let mut names = names.split(|byte| *byte == b':');
                     if names.any(|one| one.eq_ignore_ascii_case(name.as_bytes())) {
-                        return Some(Implementation {
-                            other: other.clone(),
-                            table: (*next).implementation,
-                        });
+                        let table = (*next).implementation;
+                        return Some(Implementation::new(
+                            other.provctx,
+                            table,
+                            Some(other.clone()),
+                        ));
                     }
                     next = next.add(1);
                 }
@@ -126,17 +131,23 @@ impl Others {
     }
 }
 
-/// One algorithm of another provider.
+/// One algorithm of a provider's.
 #[derive(Clone)]
-pub struct Implementation {
-    other: Arc<Other>,
-    table: *const OSSL_DISPATCH,
+pub struct Implementation(Arc<Functions>);
+
+struct Functions {
+    /// By their numbers.
+    functions: [*const c_void; MOST],
+    provctx: *mut c_void,
+    /// What keeps them from going; ours go with this library, which does not.
+    #[allow(dead_code, reason = "held")]
+    of: Option<Arc<Other>>,
 }
 
-// SAFETY: a constant table of a provider that is kept.
-unsafe impl Send for Implementation {}
+// SAFETY: constants of a provider that is kept, whose functions may be called from every thread.
+unsafe impl Send for Functions {}
 // SAFETY: as above.
-unsafe impl Sync for Implementation {}
+unsafe impl Sync for Functions {}
 
 type New = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 type Copy1 = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
@@ -163,15 +174,57 @@ fn said(done: c_int) -> Result<()> {
 }
 
 impl Implementation {
-    unsafe fn function<F: Copy>(&self, number: c_int) -> Result<F> {
-        // SAFETY: as the caller vouches.
-        unsafe { in_table(self.table, number) }.ok_or(Error::SAID)
+    /// # Safety
+    /// The table ends with 0 and is constant; its functions may be called while `of` is held.
+    unsafe fn new(
+        provctx: *mut c_void,
+        table: *const OSSL_DISPATCH,
+        of: Option<Arc<Other>>,
+    ) -> Implementation {
+        let mut functions = [std::ptr::null(); MOST];
+        let numbers = 1..MOST as c_int;
+        for (number, place) in numbers.zip(&mut functions[1..]) {
+            // SAFETY: as the caller vouches; an address.
+            *place = unsafe { in_table(table, number) }.unwrap_or(std::ptr::null());
+        }
+        Implementation(Arc::new(Functions {
+            functions,
+            provctx,
+            of,
+        }))
+    }
+
+    /// One of ours, in this provider.
+    pub fn ours(provider: &Provider, table: &'static [OSSL_DISPATCH]) -> Implementation {
+        assert!(table.last().is_some_and(|last| last.function_id == 0));
+        let provctx = std::ptr::from_ref(provider).cast_mut().cast();
+        // SAFETY: a table of this library's, with its end.
+        unsafe { Implementation::new(provctx, table.as_ptr(), None) }
+    }
+
+    /// The function of this number, if it is there.
+    ///
+    /// # Safety
+    /// F is a function pointer of the type that core_dispatch.h gives the number in this operation.
+    pub(super) unsafe fn function<F: Copy>(&self, number: c_int) -> Result<F> {
+        const { assert!(size_of::<F>() == size_of::<*const c_void>()) };
+        let function = self.0.functions[number as usize];
+        if function.is_null() {
+            return Err(Error::SAID);
+        }
+        // SAFETY: as the caller vouches; F is as wide as the address.
+        Ok(unsafe { std::mem::transmute_copy(&function) })
+    }
+
+    /// What its functions that make a context take.
+    pub(super) fn provctx(&self) -> *mut c_void {
+        self.0.provctx
     }
 
     fn context(&self, new: c_int, free: c_int) -> Result<Foreign> {
         // SAFETY: the numbers say the types.
         unsafe {
-            let made = self.function::<New>(new)?(self.other.provctx);
+            let made = self.function::<New>(new)?(self.provctx());
             if made.is_null() {
                 return Err(Error::SAID);
             }
@@ -181,6 +234,11 @@ impl Implementation {
                 of: self.clone(),
             })
         }
+    }
+
+    /// A context of a digest.
+    pub fn digest(&self) -> Result<Digest> {
+        Ok(Digest(self.context(digest::NEWCTX, digest::FREECTX)?))
     }
 
     /// A context of a cipher.
@@ -230,6 +288,13 @@ impl Foreign {
         })
     }
 
+    fn update(&mut self, number: c_int, data: Input<'_>) -> Result<()> {
+        // SAFETY: the number says the type; data is readable for its length.
+        said(unsafe {
+            self.of.function::<Update>(number)?(self.context, data.as_ptr(), data.len())
+        })
+    }
+
     fn finish(&mut self, number: c_int, out: Output<'_>) -> Result<usize> {
         let mut written = 0;
         // SAFETY: the number says the type; out is writable for its length.
@@ -265,6 +330,26 @@ fn parts(bytes: Option<&[u8]>) -> (*const u8, usize) {
     bytes.map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr(), bytes.len()))
 }
 
+/// A digest.
+pub struct Digest(Foreign);
+
+impl Digest {
+    /// Begins (again).
+    pub fn init(&mut self) -> Result<()> {
+        self.0.set_params(digest::INIT, Given::NONE)
+    }
+
+    /// Takes more.
+    pub fn update(&mut self, data: Input<'_>) -> Result<()> {
+        self.0.update(digest::UPDATE, data)
+    }
+
+    /// Ends; bytes that it gave.
+    pub fn finish(&mut self, out: Output<'_>) -> Result<usize> {
+        self.0.finish(digest::FINAL, out)
+    }
+}
+
 /// A MAC of the host's.
 pub struct Mac(Foreign);
 
@@ -280,10 +365,7 @@ impl Mac {
 
     /// Takes more.
     pub fn update(&mut self, data: Input<'_>) -> Result<()> {
-        // SAFETY: the number says the type; data is readable for its length.
-        said(unsafe {
-            self.0.of.function::<Update>(mac::UPDATE)?(self.0.context, data.as_ptr(), data.len())
-        })
+        self.0.update(mac::UPDATE, data)
     }
 
     /// Ends; bytes that it gave.
@@ -356,6 +438,22 @@ impl Cipher {
     /// Goes on; bytes that it gave.
     pub fn update(&mut self, data: Input<'_>, out: Output<'_>) -> Result<usize> {
         self.pass(cipher::UPDATE, data, out)
+    }
+
+    /// Associated data, or how long the message will be.
+    pub fn associated(&mut self, data: Option<Input<'_>>, length: usize) -> Result<()> {
+        let mut written = 0;
+        // SAFETY: the number says the type; data is readable for its length.
+        said(unsafe {
+            self.0.of.function::<CipherUpdate>(cipher::UPDATE)?(
+                self.0.context,
+                std::ptr::null_mut(),
+                &mut written,
+                length,
+                data.map_or(std::ptr::null(), |data| data.as_ptr()),
+                length,
+            )
+        })
     }
 
     /// All at once; bytes that it gave.

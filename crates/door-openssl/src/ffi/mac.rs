@@ -3,7 +3,7 @@
 use super::params::{Asked, Given, described, int, octets, size, text};
 use super::skeymgmt::symmetric;
 use super::types::*;
-use super::{freectx, give, held, input, numbered, output, provider};
+use super::{Tables, freectx, give, held, input, numbered, output, provider};
 use crate::call::{asking, gated, silent};
 use crate::context::Provider;
 use crate::error::Result;
@@ -21,6 +21,11 @@ struct Context {
 
 /// The functions of a MAC.
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
+    static ALL: Tables = Tables::new();
+    ALL.get(place, variants().len(), table)
+}
+
+fn table(place: usize) -> Vec<OSSL_DISPATCH> {
     let f = OSSL_DISPATCH::new;
     let mut all = vec![
         f(mac::NEWCTX, NEWCTX[place]),
@@ -44,8 +49,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
             f(mac::GETTABLE_PARAMS, gettable_params as *const c_void),
         ]);
     }
-    all.push(OSSL_DISPATCH::END);
-    all.leak()
+    all
 }
 
 numbered!(NEWCTX, newctx);

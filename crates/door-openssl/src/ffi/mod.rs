@@ -12,6 +12,7 @@ pub mod keymgmt;
 pub mod mac;
 pub mod params;
 pub mod rand;
+pub mod routed;
 pub mod signature;
 pub mod skeymgmt;
 pub mod store;
@@ -21,7 +22,8 @@ use crate::call::silent;
 use crate::context::Provider;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use types::OSSL_DISPATCH;
 
 /// The provider that a host's `provctx` is.
 ///
@@ -116,6 +118,33 @@ macro_rules! numbers {
     };
 }
 use {numbered, numbers};
+
+/// The tables of a family's functions, each made once in a process: hosts keep their addresses.
+struct Tables(OnceLock<Vec<&'static [OSSL_DISPATCH]>>);
+
+impl Tables {
+    const fn new() -> Tables {
+        Tables(OnceLock::new())
+    }
+
+    /// The table of this place; `made` makes each of so many, and its end is added.
+    fn get(
+        &self,
+        place: usize,
+        count: usize,
+        made: impl Fn(usize) -> Vec<OSSL_DISPATCH>,
+    ) -> &'static [OSSL_DISPATCH] {
+        let all = self.0.get_or_init(|| {
+            let table = |place| {
+                let mut table = made(place);
+                table.push(OSSL_DISPATCH::END);
+                &*table.leak()
+            };
+            (0..count).map(table).collect()
+        });
+        all[place]
+    }
+}
 
 /// What `numbered!` makes.
 struct Numbered([*const c_void; 64]);

@@ -210,6 +210,14 @@ impl Own {
         self.push(key, OSSL_PARAM_OCTET_STRING, value);
     }
 
+    /// A place for bytes that nobody has yet: their number alone.
+    pub fn octets_to_come(&mut self, key: &'static CStr, size: usize) {
+        self.push(key, OSSL_PARAM_OCTET_STRING, &[]);
+        let place = self.list.len() - 2;
+        self.list[place].data = std::ptr::null_mut();
+        self.list[place].data_size = size;
+    }
+
     /// A size.
     pub fn size(&mut self, key: &'static CStr, value: usize) {
         self.push(key, OSSL_PARAM_UNSIGNED_INTEGER, &value.to_ne_bytes());
