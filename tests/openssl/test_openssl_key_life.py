@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -295,6 +296,22 @@ def test_rsa_decrypts(
         assert back == b"secret"
     other = padding.replace("sha256", "sha512") + " -pkeyopt rsa_oaep_label:00"
     openssl(host, f"pkeyutl -decrypt -inkey cryptofd:rsa -in sealed {other}", fails=True)
+
+
+def test_rsa_hides_whether_a_padding_was_right(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PKCS#1 v1.5, by an engine that answers a bad padding like a good one, or not at all."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(b"secret")
+    openssl(host, "pkeyutl -encrypt -inkey cryptofd:rsa -in secret -out sealed")
+    found = re.match(r"OpenSSL (\d+)\.(\d+)", openssl(host, "version").decode())
+    assert found
+    decrypt = "pkeyutl -decrypt -inkey cryptofd:rsa -in sealed"
+    if (int(found[1]), int(found[2])) >= (3, 2):
+        assert openssl(host, decrypt) == b"secret"
+    else:
+        assert b"use oaep" in openssl(host, decrypt, fails=True)
 
 
 def test_cms_is_decrypted(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

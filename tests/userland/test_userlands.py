@@ -75,3 +75,8 @@ def test_its_fips_provider(place: Userland, strict: str) -> None:
         choice += " and (kdf108 or not hmac)"
     demanded = ("env", "CRYPTOFD_FIPS=1")
     assert passed(run(place, *enter, *demanded, *PYTEST, *vectors, "-k", choice)) > 100
+
+
+def test_rsa_key_exchange_with_a_key_of_the_brokers(place: Userland) -> None:
+    said = run(place, "python3", "tests/userland/check_rsa_key_exchange.py")
+    assert said.split() == ["done"]

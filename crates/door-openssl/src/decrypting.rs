@@ -9,19 +9,25 @@ use crate::key::Key;
 use crate::names;
 use crate::pair::Numbers;
 use cryptofd_core::engine::Direction;
+use cryptofd_core::engines::software;
 use cryptofd_core::pair::Options;
 use cryptofd_core::secret::Secret;
 use cryptofd_core::sys::buffer::Input;
 use cryptofd_core::table::{Algorithm, Kind};
 use std::sync::Arc;
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-/// RSA's paddings, by OpenSSL's numbers and words.
-const PADDINGS: [(&str, i128, &str); 3] = [
+/// RSA's paddings, by OpenSSL's numbers and words. The last has no word: PKCS#1 v1.5 of a premaster secret of TLS.
+const PADDINGS: [(&str, i128, &str); 4] = [
     ("pkcs1", 1, "pkcs1"),
     ("none", 3, "raw"),
     ("oaep", 4, "oaep"),
+    ("", 7, TLS),
 ];
+const TLS: &str = "tls";
+/// Bytes of a premaster secret (RFC 5246, 7.4.7.1).
+const PREMASTER: usize = 48;
 
 fn no_key() -> Error {
     Error::new(Reason::NO_KEY_SET, "no key was set")
@@ -36,6 +42,9 @@ pub struct Crypting {
     hash: Option<&'static Algorithm>,
     mgf1: Option<&'static Algorithm>,
     label: Vec<u8>,
+    /// The version of TLS that the client offered, and another one that it may say in its place.
+    client_version: u32,
+    other_version: u32,
 }
 
 impl Default for Crypting {
@@ -47,6 +56,8 @@ impl Default for Crypting {
             hash: None,
             mgf1: None,
             label: Vec::new(),
+            client_version: 0,
+            other_version: 0,
         }
     }
 }
@@ -85,9 +96,10 @@ impl Crypting {
                 b"pad-mode" => {
                     let text = value.text().ok();
                     let number = value.integer().ok();
-                    let known = PADDINGS
-                        .iter()
-                        .find(|(word, own, _)| text == Some(*word) || number == Some(*own));
+                    let known = PADDINGS.iter().find(|(word, own, _)| {
+                        let said = text.filter(|text| !text.is_empty());
+                        said == Some(*word) || number == Some(*own)
+                    });
                     self.scheme = known
                         .ok_or_else(|| {
                             let text = "pad-mode: pkcs1, oaep or none with this key";
@@ -97,6 +109,8 @@ impl Crypting {
                 }
                 b"digest" => self.hash = Some(hash(value.text()?)?),
                 b"mgf1-digest" => self.mgf1 = Some(hash(value.text()?)?),
+                b"tls-client-version" => self.client_version = value.uint()?,
+                b"tls-negotiated-version" => self.other_version = value.uint()?,
                 b"oaep-label" => self.label = value.octets()?.to_vec(),
                 _ => {}
             }
@@ -125,6 +139,9 @@ impl Crypting {
 
     /// Most bytes of what comes out.
     pub fn size(&self) -> Result<usize> {
+        if self.scheme == TLS {
+            return Ok(PREMASTER);
+        }
         Ok(self.key.as_ref().ok_or_else(no_key)?.numbers()?.most())
     }
 
@@ -139,9 +156,15 @@ impl Crypting {
                 "oaep with another digest in its mask than of its label",
             ));
         }
+        let tls = self.scheme == TLS;
+        if tls && (self.client_version == 0 || self.direction == Direction::Encrypt) {
+            let text =
+                "a premaster secret of TLS is decrypted, with the version that its client offered";
+            return Err(Error::new(Reason::PARAMETER, text));
+        }
         let oaep = self.scheme == "oaep";
         let options = Options {
-            scheme: Some(self.scheme),
+            scheme: Some(if tls { "pkcs1" } else { self.scheme }),
             hash: oaep.then_some(hash),
             label: (oaep && !self.label.is_empty()).then_some(&self.label),
             ..Options::default()
@@ -151,10 +174,34 @@ impl Crypting {
                 key.publicly(|session| Ok(Zeroizing::new(session.pair_encrypt(data, &options)?)))
             }
             Direction::Decrypt => {
-                key.with(|remote| remote.pair_crypt(Direction::Decrypt, data, &options))
+                let made =
+                    key.with(|remote| remote.pair_crypt(Direction::Decrypt, data, &options))?;
+                if !tls {
+                    return Ok(made);
+                }
+                let mut instead = Zeroizing::new([0; PREMASTER]);
+                software::random(&mut instead[..])?;
+                let versions = [self.client_version, self.other_version];
+                Ok(premaster(&made, versions, &instead))
             }
         }
     }
+}
+
+/// The premaster secret, or `instead` where what was decrypted is none: nobody is told which (RFC 5246, 7.4.7.1).
+/// The worker's engine gives a message for a bad padding, too, which is another one for each ciphertext: what this
+/// takes, and how long, depends on nothing but such a message.
+fn premaster(made: &[u8], versions: [u32; 2], instead: &[u8; PREMASTER]) -> Zeroizing<Vec<u8>> {
+    let mut whole = Zeroizing::new([0; PREMASTER]);
+    let size = made.len().min(PREMASTER);
+    whole[..size].copy_from_slice(&made[..size]);
+    let says = u32::from(u16::from_be_bytes([whole[0], whole[1]]));
+    let [client, other] = versions;
+    let version = says.ct_eq(&client) | (says.ct_eq(&other) & !other.ct_eq(&0));
+    let fine = made.len().ct_eq(&PREMASTER) & version;
+    let chosen = whole.iter().zip(instead);
+    let chosen = chosen.map(|(own, instead)| u8::conditional_select(instead, own, fine));
+    Zeroizing::new(chosen.collect())
 }
 
 /// What is derived from a secret: X9.63's KDF (SEC 1, 3.6.1), as CMS wants it.
@@ -346,5 +393,30 @@ impl Capsule {
     pub fn opened(&self, ciphertext: &[u8]) -> Result<Secret> {
         let key = self.key.as_ref().ok_or_else(no_key)?;
         key.with(|remote| remote.decapsulate(ciphertext))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_premaster_secret_says_its_version_or_is_another() {
+        let instead = [7; PREMASTER];
+        let mut fine = vec![9; PREMASTER];
+        fine[..2].copy_from_slice(&[3, 3]);
+        let made = |bytes: &[u8], versions| premaster(bytes, versions, &instead).to_vec();
+        assert_eq!(made(&fine, [0x303, 0]), fine);
+        // A client that says what was negotiated.
+        assert_eq!(made(&fine, [0x304, 0x303]), fine);
+        for versions in [[0x302, 0], [0x304, 0x302], [1, 0]] {
+            assert_eq!(made(&fine, versions), instead);
+        }
+        let longer = [&fine[..], &[0]].concat();
+        for bytes in [&fine[..47], &longer, b"", b"\x03", &fine[..2]] {
+            assert_eq!(made(bytes, [0x303, 0]), instead);
+        }
+        // No version is none that a secret could say.
+        assert_eq!(made(&[0; PREMASTER], [0x303, 0]), instead);
     }
 }

@@ -2,7 +2,7 @@
 //! provider-kem(7)).
 
 use super::keymgmt::key;
-use super::params::{Asked, Given, described, int, octets, octets_ptr, size, text};
+use super::params::{Asked, Given, described, int, octets, octets_ptr, size, text, uint};
 use super::types::*;
 use super::{freectx, give, held, input, provider};
 use crate::call::{gated, silent};
@@ -149,7 +149,8 @@ unsafe extern "C" fn crypt(
     })
 }
 
-described!(CRYPT: text(c"pad-mode"), text(c"digest"), text(c"mgf1-digest"), octets(c"oaep-label"));
+described!(CRYPT: text(c"pad-mode"), text(c"digest"), text(c"mgf1-digest"), octets(c"oaep-label"),
+    uint(c"tls-client-version"), uint(c"tls-negotiated-version"));
 
 unsafe extern "C" fn crypt_params(_: *mut c_void, _: *mut c_void) -> *const OSSL_PARAM {
     CRYPT.as_ptr()
