@@ -9,7 +9,7 @@ from typing import Any
 POINTER = ctypes.c_void_p
 SIZE = ctypes.c_size_t
 
-crypto = ctypes.CDLL("libcrypto.so.3")
+crypto = ctypes.CDLL(os.environ.get("CRYPTOFD_TEST_LIBCRYPTO", "libcrypto.so.3"))
 
 
 class Param(ctypes.Structure):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import secret_keys
 from hosts import Host
+
+from lab.userland import userland
 
 if TYPE_CHECKING:
     from real_broker import Broker
@@ -39,26 +42,31 @@ def broker(broker: Broker) -> Broker:
 class Later:
     """That OpenSSL's command, with its own libraries on this host's kernel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path = USERLAND) -> None:
         self.host = Host(folder, None, None)
-        loaders = [*USERLAND.glob("lib64/ld-linux-*"), *USERLAND.glob("lib/ld-linux-*")]
-        libraries = [path.parent for path in USERLAND.glob("usr/lib/*/libcrypto.so.3")]
-        program = USERLAND / "usr" / "bin" / "openssl"
+        self.root = root
+        loaders = [*root.glob("lib64/ld-linux-*"), *root.glob("lib/ld-linux-*")]
+        libraries = sorted(root.glob("usr/lib/*/libcrypto.so.[34]"))
+        program = root / "usr" / "bin" / "openssl"
         if not loaders or not libraries or not program.exists():
-            pytest.skip("the lab has no userland of Debian 13 with OpenSSL here")
+            pytest.skip(f"the lab has no userland with OpenSSL in {root}")
         own = tuple(int(part) for part in platform.libc_ver()[1].split(".")[:2])
         if own > GLIBC:
             pytest.skip(f"built with glibc {own}, which Debian 13 cannot load")
-        self.command = [loaders[0], "--library-path", libraries[0], program]
+        # Where there are two, Python is linked with the older.
+        self.libcrypto = libraries[-1]
+        self.command = [loaders[0], "--library-path", self.libcrypto.parent, program]
 
     def __call__(self, line: str, given: bytes = b"") -> bytes:
         return self.host.run(*self.command, *line.split(), given=given)
 
     def python(self, *arguments: str | Path) -> bytes:
         """Its own Python, whose ctypes finds that libcrypto."""
-        python = USERLAND / "usr" / "bin" / "python3"
-        home = str(USERLAND / "usr")
-        return self.host.run(*self.command[:-1], python, *arguments, PYTHONHOME=home)
+        python = self.root / "usr" / "bin" / "python3"
+        return self.host.run(
+            *self.command[:-1], python, *arguments, PYTHONHOME=str(self.root / "usr"),
+            CRYPTOFD_TEST_LIBCRYPTO=self.libcrypto.name,
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -106,11 +114,27 @@ def test_a_programs_own_keys_are_its_own(openssl: Later) -> None:
         openssl("verify -CAfile certificate certificate")
 
 
-@pytest.mark.parametrize("what", ["skeys", "defaults", "plain", "units", "aeads", "macs", "chosen"])
+BY_REFERENCE = ("skeys", "defaults", "plain", "units", "aeads", "macs", "chosen")
+
+
+@pytest.mark.parametrize("what", BY_REFERENCE)
 def test_symmetric_keys_by_reference(openssl: Later, what: str) -> None:
     """As objects (EVP_SKEY), and by the parameter."""
     program = Path(__file__).with_name("by_reference.py")
     assert openssl.python(program, what, "2", "20").split() == [b"done"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("suite", ["forky", "experimental"])
+def test_the_same_on_still_later_ones(broker: Broker, tmp_path: Path, suite: str) -> None:
+    """OpenSSL 3.6 and 4.0."""
+    if os.geteuid():
+        pytest.skip("another userland needs root")
+    later = Later(tmp_path, userland(suite).root)
+    program = Path(__file__).with_name("by_reference.py")
+    for what in BY_REFERENCE:
+        assert later.python(program, what, "3", "300").split() == [b"done"], what
 
 
 def test_the_command_encrypts_with_them(openssl: Later, tmp_path: Path) -> None:
