@@ -87,14 +87,15 @@ $(STAMP)/lab: $(STAMP)/install
 	   dpkg -x libreswan_*.deb . && rm libreswan_*.deb) || echo "no libreswan here"
 	fi
 	# So would web servers.
-	for server in nginx haproxy; do
+	for server in nginx haproxy apache2; do
 	  [ ! -e /usr/sbin/$$server ] && [ ! -e .lab/$$server/usr/sbin/$$server ] || continue
 	  export DEBIAN_FRONTEND=noninteractive
-	  apt-cache show $$server >/dev/null 2>&1 || apt-get update -qq || true
+	  package=$${server/apache2/apache2-bin}
+	  apt-cache show $$package >/dev/null 2>&1 || apt-get update -qq || true
 	  mkdir -p .lab/$$server
-	  (cd .lab/$$server && apt-get download -qq $$server 2>/dev/null && \
-	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends $$server | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
-	   dpkg -x $${server}_*.deb . && rm $${server}_*.deb) || echo "no $$server here"
+	  (cd .lab/$$server && apt-get download -qq $$package 2>/dev/null && \
+	   apt-get install -y -qq --no-install-recommends $$(apt-cache depends $$package | sed -n 's/^  Depends: \(lib[^ ]*\)$$/\1/p') >/dev/null && \
+	   dpkg -x $${package}_*.deb . && rm $${package}_*.deb) || echo "no $$server here"
 	done
 	# Not every release has them; the tests say so when they do without.
 	for package in python3-nss libcurl3-nss libcurl3-gnutls; do

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hosts import Host
+from servers import program
 
 if TYPE_CHECKING:
     from real_broker import Broker
@@ -25,14 +26,6 @@ def recipe(language: str) -> str:
     found = re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert len(found) == 1
     return str(found[0])
-
-
-def server(name: str) -> Path:
-    """A program that is unpacked, not installed."""
-    for path in (Path("/usr/sbin") / name, ROOT / ".lab" / name / "usr" / "sbin" / name):
-        if path.exists():
-            return path
-    pytest.skip(f"{name} is not there: make test fetches it where the release has it")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +84,7 @@ def answer(folder: Path, *command: str | Path) -> str:
 
 
 def test_nginx(folder: Path) -> None:
-    nginx = server("nginx")
+    nginx = program("nginx")
     text = recipe("nginx").replace("listen 8443", f"listen unix:{folder}/socket")
     paths = "".join(
         f"{one}_temp_path {folder}/{one};"
@@ -105,7 +98,7 @@ def test_nginx(folder: Path) -> None:
 
 
 def test_haproxy(folder: Path) -> None:
-    haproxy = server("haproxy")
+    haproxy = program("haproxy")
     text = recipe("haproxy").replace("bind :8443", f"bind unix@{folder}/socket")
     (folder / "haproxy.cfg").write_text(text)
     assert answer(folder, haproxy, "-db", "-f", folder / "haproxy.cfg") == "hello"
@@ -122,7 +115,7 @@ def test_node(folder: Path) -> None:
 
 def test_curl_as_a_client(folder: Path) -> None:
     """A server that asks for a certificate, of which curl has the reference."""
-    nginx = server("nginx")
+    nginx = program("nginx")
     text = recipe("nginx").replace("listen 8443", f"listen unix:{folder}/socket")
     asks = f"ssl_client_certificate {folder}/web.pem; ssl_verify_client on;"
     text = text.replace("return 200", f"{asks} return 200")
