@@ -243,6 +243,55 @@ def macs(rng: random.Random, rounds: int) -> None:
             assert ours.final() == theirs.final()
 
 
+def kdfs(rng: random.Random, rounds: int) -> None:
+    fetch = function("EVP_KDF_fetch", POINTER, ctypes.c_char_p, ctypes.c_char_p, result=POINTER)
+    new = function("EVP_KDF_CTX_new", POINTER, result=POINTER)
+    dup = function("EVP_KDF_CTX_dup", POINTER, result=POINTER)
+    free = function("EVP_KDF_CTX_free", POINTER, result=None)
+    derive = function("EVP_KDF_derive", POINTER, POINTER, SIZE, POINTER)
+
+    def made(context: Any, size: int, **given: str | bytes) -> bytes | None:
+        out = ctypes.create_string_buffer(size)
+        return out.raw if derive(context, out, size, params(**given)) > 0 else None
+
+    for _ in range(rounds):
+        label, name = rng.choice((("base", "HKDF"), ("counter", "KBKDF")))
+        how: dict[str, str | bytes] = {"digest": "SHA256", "info": rng.randbytes(20)}
+        if rng.randrange(2) or name == "KBKDF":
+            how["salt"] = rng.randbytes(13)
+        if name == "KBKDF":
+            how |= {"mac": "HMAC", "mode": "counter"}
+        size = rng.choice((1, 16, 32, 100, 500))
+        theirs = new(fetch(None, name.encode(), b"provider=default"))
+        ours = new(fetch(None, name.encode(), OURS.encode()))
+        expected = made(theirs, size, key=KEYS[label][1], **how)
+        assert expected is not None, last_error()
+        assert made(ours, size, cryptofd_key=reference(label), **how) == expected, last_error()
+        # OpenSSL 3.0's own have no copies.
+        copy = dup(ours) if hasattr(crypto, "EVP_SKEY_import") else None
+        assert copy is None or made(copy, size) == expected, last_error()
+        if hasattr(crypto, "EVP_KDF_CTX_set_SKEY"):
+            set_skey = function("EVP_KDF_CTX_set_SKEY", POINTER, POINTER, ctypes.c_char_p)
+            for own in ({"cryptofd_key": reference(label)}, {"raw_bytes": KEYS[label][1]}):
+                again = new(fetch(None, name.encode(), OURS.encode()))
+                assert set_skey(again, skey("GENERIC-SECRET", **own), None) > 0, last_error()
+                assert made(again, size, **how) == expected, last_error()
+                free(again)
+        for context in (ours, theirs, copy):
+            free(context)
+    ours = new(fetch(None, b"HKDF", OURS.encode()))
+    for wrong, why in (
+        ({"cryptofd_key": "cryptofd:counter"}, "not HKDF"),
+        ({"cryptofd_key": "cryptofd:base", "digest": "SHA512"}, "not HKDF"),
+        ({"cryptofd_key": "cryptofd:base", "digest": "SHA256", "mode": "EXTRACT_ONLY"}, "not HKDF"),
+        ({"cryptofd_key": "cryptofd:hmac"}, "not HKDF"),
+    ):
+        given: dict[str, str | bytes] = {**wrong}
+        assert made(ours, 32, **given) is None
+        said(str(wrong), why)
+        function("EVP_KDF_CTX_reset", POINTER, result=None)(ours)
+
+
 def refusals() -> None:
     """Each with its reason."""
 
@@ -302,7 +351,7 @@ def defaults() -> None:
     """Who does not ask for ours does not get it."""
     name_of = function("OSSL_PROVIDER_get0_name", POINTER, result=ctypes.c_char_p)
     kinds = {"CIPHER": "AES-256-GCM AES-128-CBC AES-256-CTR ChaCha20-Poly1305 AES-256-XTS",
-             "MAC": "HMAC CMAC GMAC", "MD": "SHA256", "KDF": "HKDF"}  # fmt: skip
+             "MAC": "HMAC CMAC GMAC", "MD": "SHA256", "KDF": "HKDF KBKDF"}  # fmt: skip
     if hasattr(crypto, "EVP_SKEYMGMT_fetch"):
         kinds["SKEYMGMT"] = "AES GENERIC-SECRET"
     for kind, names in kinds.items():
@@ -317,7 +366,7 @@ def defaults() -> None:
                 assert found or query == OURS.encode(), (name, query)
                 if query != OURS.encode():
                     assert name_of(provider(found)) == b"default", (name, query)
-            if kind in ("CIPHER", "MAC", "SKEYMGMT"):
+            if kind in ("CIPHER", "MAC", "KDF", "SKEYMGMT"):
                 for query in (OURS.encode(), b"provider=cryptofd"):
                     found = fetch(None, name.encode(), query)
                     assert name_of(provider(found)) == b"libcryptofd-openssl", (name, query)
@@ -451,6 +500,7 @@ def main(what: str, seed: int, rounds: int) -> None:
     does: dict[str, Callable[[], None]] = {
         "plain": lambda: plain(rng, rounds), "units": lambda: units(rng, rounds),
         "aeads": lambda: aeads(rng, rounds), "macs": lambda: macs(rng, rounds),
+        "kdfs": lambda: kdfs(rng, rounds),
         "chosen": lambda: chosen(rng), "refusals": refusals, "defaults": defaults, "skeys": skeys,
         "lives": lives,
     }  # fmt: skip

@@ -26,6 +26,8 @@ KEYS: dict[str, tuple[str, bytes, tuple[str, ...] | None]] = {
     "hmac": ("hmac(sha256)", bytes(range(13, 45)), None),
     "cmac": ("cmac(aes)", bytes(range(14, 46)), None),
     "checks": ("hmac(sha256)", bytes(range(15, 47)), ("verify",)),
+    "base": ("hkdf(sha256)", bytes(range(17, 49)), ("derive-bytes",)),
+    "counter": ("kdf108-ctr(hmac(sha256))", bytes(range(18, 50)), ("derive-bytes",)),
     "wraps": ("kw(aes)", bytes(range(16, 48)), None),
 }
 

@@ -114,7 +114,7 @@ def test_a_programs_own_keys_are_its_own(openssl: Later) -> None:
         openssl("verify -CAfile certificate certificate")
 
 
-BY_REFERENCE = ("skeys", "defaults", "plain", "units", "aeads", "macs", "chosen")
+BY_REFERENCE = ("skeys", "defaults", "plain", "units", "aeads", "macs", "kdfs", "chosen")
 
 
 @pytest.mark.parametrize("what", BY_REFERENCE)

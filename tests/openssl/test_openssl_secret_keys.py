@@ -41,7 +41,7 @@ def run(host: Host, what: str, rounds: int = 40, seed: int = 1) -> None:
     assert said.split() == [b"done"]
 
 
-@pytest.mark.parametrize("what", ["plain", "units", "aeads", "macs", "chosen", "refusals"])
+@pytest.mark.parametrize("what", ["plain", "units", "aeads", "macs", "kdfs", "chosen", "refusals"])
 def test_the_same_as_with_the_bytes(host: Host, what: str) -> None:
     run(host, what)
 
@@ -189,3 +189,5 @@ def test_the_command_names_them(broker: Broker, host: Host) -> None:
     said = host.run("openssl", *options.split(), given=b"message")
     expected = hmac.new(secret_keys.KEYS["hmac"][1], b"message", "sha256").hexdigest()
     assert said.decode().strip().lower() == expected
+    options = "kdf -propquery cryptofd.keys=yes -keylen 8 -kdfopt cryptofd-key:cryptofd:base HKDF"
+    assert len(host.run("openssl", *options.split()).strip()) == len("00:" * 8) - 1

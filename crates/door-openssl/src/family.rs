@@ -120,6 +120,7 @@ pub static FAMILIES: &[Family] = &[
     family(op::SKEYMGMT, Profile::Keys, crate::skeys::managers),
     family(op::CIPHER, Profile::Keys, crate::cipher::by_reference),
     family(op::MAC, Profile::Keys, crate::mac::by_reference),
+    family(op::KDF, Profile::Keys, crate::kdf::by_reference),
     family(op::DIGEST, Profile::Bulk, crate::digest::algorithms),
     family(op::CIPHER, Profile::Bulk, crate::cipher::algorithms),
     family(op::MAC, Profile::Bulk, crate::mac::algorithms),

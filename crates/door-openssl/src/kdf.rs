@@ -12,12 +12,13 @@ use crate::ffi::params::{Asked, Given};
 use crate::ffi::types::op;
 use crate::measure::{Job, Value};
 use crate::names;
+use crate::secret_key::SecretKey;
 use crate::sessions;
 use cryptofd_core::engine::{Derivation, Key};
 use cryptofd_core::secret::Secret;
 use cryptofd_core::session::Request;
 use cryptofd_core::table::{ALGORITHMS, Algorithm, Kind, find};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
 /// One construction.
@@ -49,9 +50,10 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate().map(|(place, variant)| {
+fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate();
+    let all = all.filter(|(_, variant)| which(variant));
+    all.map(|(place, variant)| {
         let functions = crate::ffi::kdf::functions(place);
         let text = format!("cryptofd's {}", variant.template);
         let job: Option<&[_]> = match variant.template {
@@ -78,8 +80,25 @@ pub fn algorithms() -> Vec<family::Algorithm> {
         };
         let made = family::Algorithm::new(&variant.names.join(":"), functions, &text);
         made.measured(job.map(Job::Kdf), None)
-    });
-    all.collect()
+    })
+    .collect()
+}
+
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    advertised(|_| true)
+}
+
+/// Those that derive from a key of the broker's; the others take passwords.
+pub fn by_reference() -> Vec<family::Algorithm> {
+    let all = advertised(Variant::takes_keys).into_iter();
+    all.map(family::Algorithm::by_reference).collect()
+}
+
+impl Variant {
+    fn takes_keys(&self) -> bool {
+        matches!(self.template, "hkdf" | "kdf108-ctr")
+    }
 }
 
 /// What was set, of what a session can do.
@@ -87,6 +106,8 @@ pub fn algorithms() -> Vec<family::Algorithm> {
 struct Inputs {
     hash: Option<&'static Algorithm>,
     key: Option<Secret>,
+    /// A key of the broker's in its place.
+    kept: Option<Arc<SecretKey>>,
     salt: Option<Vec<u8>>,
     info: Vec<u8>,
     iterations: Option<u64>,
@@ -140,7 +161,14 @@ impl Deriving {
                     inputs.hash = names::digest(value.text()?);
                     inputs.beyond |= inputs.hash.is_none();
                 }
-                b"key" | b"pass" => inputs.key = Some(Secret::new(value.octets()?)),
+                b"key" | b"pass" => {
+                    inputs.key = Some(Secret::new(value.octets()?));
+                    inputs.kept = None;
+                }
+                b"cryptofd-key" => {
+                    inputs.kept = Some(SecretKey::given(&value)?);
+                    inputs.key = None;
+                }
                 b"salt" => inputs.salt = Some(value.octets()?.to_vec()),
                 // They add up.
                 b"info" => info
@@ -173,12 +201,43 @@ impl Deriving {
         Ok(())
     }
 
+    /// Takes a key of the broker's.
+    pub fn keep(&mut self, key: Arc<SecretKey>) {
+        self.inputs.kept = Some(key);
+        self.inputs.key = None;
+    }
+
+    /// The algorithm of the broker's key, if that is what was asked for.
+    fn algorithm_of(&self, key: &SecretKey) -> Result<&'static Algorithm> {
+        let own = key.algorithm();
+        let fits = own.template() == self.variant.template && self.variant.takes_keys();
+        let wanted = self.inputs.hash.map(|_| self.named());
+        let same = wanted.is_none_or(|wanted| wanted.is_some_and(|one| one.name == own.name));
+        if fits && same && !self.inputs.beyond {
+            return Ok(own);
+        }
+        Err(Error::new(
+            Reason::UNSUPPORTED,
+            format!(
+                "{} is a key of {}: not {} with these parameters",
+                key.uri().to_string_lossy(),
+                own.name,
+                self.variant.names[0]
+            ),
+        ))
+    }
+
     /// The table's algorithm, where it has one and all inputs are there.
     fn algorithm(&self) -> Option<&'static Algorithm> {
         let inputs = &self.inputs;
-        if inputs.beyond || inputs.key.is_none() {
-            return None;
-        }
+        (!inputs.beyond && inputs.key.is_some())
+            .then(|| self.named())
+            .flatten()
+    }
+
+    /// The same, whatever the key is.
+    fn named(&self) -> Option<&'static Algorithm> {
+        let inputs = &self.inputs;
         match self.variant.template {
             "scrypt" => {
                 // OpenSSL's bound on memory is its own to refuse.
@@ -207,7 +266,16 @@ impl Deriving {
             let bits = u32::try_from(length.saturating_mul(8)).is_ok();
             (1..=algorithm.max_message).contains(&length) && bits
         };
-        let Some(algorithm) = self.algorithm().filter(fits) else {
+        let kept = self.inputs.kept.clone();
+        let named = match &kept {
+            Some(key) => Some(self.algorithm_of(key)?),
+            None => self.algorithm(),
+        };
+        let Some(algorithm) = named.filter(fits) else {
+            if kept.is_some() {
+                let text = format!("{} bytes of {}", out.len(), self.variant.names[0]);
+                return Err(Error::new(Reason::INVALID_OUTPUT_LENGTH, text));
+            }
             return match &mut self.host {
                 Some(host) => host.derive(out),
                 None => Err(Error::new(
@@ -244,6 +312,9 @@ impl Deriving {
             with.salt = &[];
         }
         with.info = &info;
+        if let Some(key) = kept {
+            return key.derive(with.salt, with.info, out);
+        }
         let key = inputs.key.clone().map_or(Key::None, Key::Bytes);
         let session = sessions::open(Request {
             algorithm: algorithm.name.to_owned(),

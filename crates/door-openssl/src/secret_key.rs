@@ -6,7 +6,7 @@ use crate::kept::{Kept, ask};
 use crate::reference::{self, Name};
 use cryptofd_core::client::Client;
 use cryptofd_core::engine::Direction;
-use cryptofd_core::record::{Op, Request};
+use cryptofd_core::record::{Op, Params, Request};
 use cryptofd_core::remote::request;
 use cryptofd_core::sys::buffer::{Input, Output};
 use cryptofd_core::table::{self, Algorithm, Kind};
@@ -146,6 +146,25 @@ impl SecretKey {
             return Err(Error::new(Reason::INTERNAL, "a MAC of another length"));
         }
         Output::from(out).copy_from(&made);
+        Ok(())
+    }
+
+    /// Bytes that are derived from it.
+    pub fn derive(&self, salt: &[u8], info: &[u8], out: &mut [u8]) -> Result<()> {
+        let request = Request {
+            params: Params {
+                length: Some(out.len() as u64),
+                salt: (!salt.is_empty()).then_some(salt),
+                info: (!info.is_empty()).then_some(info),
+                ..Params::default()
+            },
+            ..Request::new(Op::Derive)
+        };
+        let made = self.kept.with(|remote| remote.ask(&request))?;
+        if made.len() != out.len() {
+            return Err(Error::new(Reason::INTERNAL, "an answer of another length"));
+        }
+        out.copy_from_slice(&made);
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! The C side of key derivation.
 
-use super::params::{Asked, Given, described, int, octets, size, text, uint, uint64};
+use super::params::{Asked, Given, Own, described, int, octets, size, text, uint, uint64};
+use super::skeymgmt::symmetric;
 use super::types::*;
 use super::{freectx, give, held, numbered, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::kdf::{Deriving, variants};
-use std::ffi::{c_int, c_void};
+use crate::secret_key::PARAMETER;
+use crate::skeys::Symmetric;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
 /// What a host holds.
@@ -25,6 +28,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         f(kdf::FREECTX, freectx::<Context> as *const c_void),
         f(kdf::RESET, reset as *const c_void),
         f(kdf::DERIVE, derive as *const c_void),
+        f(kdf::SET_SKEY, set_skey as *const c_void),
         f(kdf::SET_CTX_PARAMS, set_ctx_params as *const c_void),
         f(kdf::GET_CTX_PARAMS, get_ctx_params as *const c_void),
         f(
@@ -62,6 +66,7 @@ described!(SETTABLE:
     uint64(c"maxmem_bytes"),
     int(c"use-l"),
     int(c"use-separator"),
+    text(PARAMETER),
 );
 described!(GETTABLE: size(c"size"), octets(c"info"));
 
@@ -130,6 +135,33 @@ unsafe extern "C" fn set_ctx_params(context: *mut c_void, params: *const OSSL_PA
     unsafe {
         let params = Given::new(params);
         with(context, |deriving| deriving.set_params(params))
+    }
+}
+
+unsafe extern "C" fn set_skey(
+    context: *mut c_void,
+    key: *const c_void,
+    name: *const c_char,
+) -> c_int {
+    // SAFETY: of the host; the name is text, or null.
+    unsafe {
+        let key = symmetric(key);
+        let password = !name.is_null() && CStr::from_ptr(name) == c"pass";
+        with(context, |deriving| match key {
+            None => {
+                let text = "no key was given";
+                Err(Error::new(Reason::MISSING_KEY, text))
+            }
+            Some(Symmetric::Own(key)) => {
+                let mut own = Own::default();
+                own.octets(if password { c"pass" } else { c"key" }, key.expose());
+                deriving.set_params(own.given())
+            }
+            Some(Symmetric::Kept(key)) => {
+                deriving.keep(key.clone());
+                Ok(())
+            }
+        })
     }
 }
 
