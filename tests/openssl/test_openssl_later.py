@@ -114,6 +114,39 @@ def test_a_programs_own_keys_are_its_own(openssl: Later) -> None:
         openssl("verify -CAfile certificate certificate")
 
 
+#: As servers read a file, and what type the key is.
+READ = """
+import ctypes, os, sys
+crypto = ctypes.CDLL(os.environ["CRYPTOFD_TEST_LIBCRYPTO"])
+pointer = ctypes.c_void_p
+for name in ("BIO_new_file", "PEM_read_bio_PrivateKey", "EVP_PKEY_get0_type_name"):
+    getattr(crypto, name).restype = pointer
+for file in sys.argv[1:]:
+    key = crypto.PEM_read_bio_PrivateKey(
+        pointer(crypto.BIO_new_file(file.encode(), b"r")), None, None, None)
+    print(ctypes.string_at(crypto.EVP_PKEY_get0_type_name(pointer(key))).decode())
+"""
+
+
+def references(later: Later, broker: Broker, folder: Path) -> None:
+    """Files that hold a key's name, of every type, read by the command and by programs."""
+    files = []
+    for label in KEYS:
+        said = broker.command("key", "reference", label)
+        (folder / label).write_text(said.stdout)
+        files.append(str(folder / label))
+        public = later(f"pkey -in cryptofd:{label} -pubout")
+        assert later(f"pkey -in {folder / label} -pubout") == public
+    own = folder / "own"
+    later(f"genpkey -algorithm EC -pkeyopt group:P-256 -out {own}")
+    types = later.python("-c", READ, *files, str(own)).decode().split()
+    assert types == ["RSA", "EC", "ED25519", "ML-DSA-65", "ML-KEM-768", "X25519", "EC"]
+
+
+def test_references_in_files(openssl: Later, broker: Broker, tmp_path: Path) -> None:
+    references(openssl, broker, tmp_path)
+
+
 BY_REFERENCE = ("skeys", "defaults", "plain", "units", "aeads", "macs", "kdfs", "chosen")
 
 
@@ -135,6 +168,7 @@ def test_the_same_on_still_later_ones(broker: Broker, tmp_path: Path, suite: str
     program = Path(__file__).with_name("by_reference.py")
     for what in BY_REFERENCE:
         assert later.python(program, what, "3", "300").split() == [b"done"], what
+    references(later, broker, tmp_path)
 
 
 def test_the_command_encrypts_with_them(openssl: Later, tmp_path: Path) -> None:

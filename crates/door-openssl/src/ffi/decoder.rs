@@ -4,7 +4,7 @@ use super::core::Core;
 use super::keymgmt::{Held, PRIVATE, offer};
 use super::params::{Given, at, described, end, int};
 use super::types::*;
-use super::{freectx, give, held, numbered, provider};
+use super::{freectx, give, held, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -28,9 +28,9 @@ pub fn from_pem() -> &'static [OSSL_DISPATCH] {
     functions(pem as *const c_void)
 }
 
-/// Those of the decoder to keys of the type at this place.
-pub fn to_key(place: usize) -> &'static [OSSL_DISPATCH] {
-    functions(DER[place])
+/// Those of the decoder to keys, of every type.
+pub fn to_key() -> &'static [OSSL_DISPATCH] {
+    functions(der as *const c_void)
 }
 
 fn functions(decode: *const c_void) -> &'static [OSSL_DISPATCH] {
@@ -49,8 +49,6 @@ fn functions(decode: *const c_void) -> &'static [OSSL_DISPATCH] {
     ];
     all.leak()
 }
-
-numbered!(DER, der);
 
 unsafe extern "C" fn newctx(provctx: *mut c_void) -> *mut c_void {
     // SAFETY: of the host.
@@ -132,7 +130,7 @@ unsafe extern "C" fn pem(
             return Ok(1);
         };
         let mut kind: c_int = 2; // OSSL_OBJECT_PKEY
-        let mut list = vec![
+        let list = [
             at(
                 c"data-structure",
                 OSSL_PARAM_UTF8_STRING,
@@ -151,17 +149,8 @@ unsafe extern "C" fn pem(
                 (&raw mut kind).cast(),
                 size_of::<c_int>(),
             ),
+            end(),
         ];
-        if let Ok((place, _)) = reference::read(&der) {
-            let name = crate::pair::TYPES[place].name;
-            list.push(at(
-                c"data-type",
-                OSSL_PARAM_UTF8_STRING,
-                name.as_ptr().cast_mut().cast(),
-                name.to_bytes().len(),
-            ));
-        }
-        list.push(end());
         // SAFETY: a list with an end, whose data live through the call.
         Ok(unsafe { callback(list.as_ptr(), argument) })
     })
@@ -207,7 +196,7 @@ fn found(provider: &Arc<Provider>, uri: &str, place: usize, private: bool) -> Re
     })
 }
 
-unsafe extern "C" fn der<const N: usize>(
+unsafe extern "C" fn der(
     context: *mut c_void,
     bio: *mut OSSL_CORE_BIO,
     selection: c_int,
@@ -224,13 +213,13 @@ unsafe extern "C" fn der<const N: usize>(
             return Ok(1);
         };
         match reference::read(&der) {
-            Ok((place, uri)) if place == N => {
+            Ok((place, uri)) => {
                 let private = selection == 0 || selection & PRIVATE != 0;
                 let held = found(&context.provider, &uri, place, private)?;
                 // SAFETY: the host's callback.
                 Ok(unsafe { offer(held, callback, argument) })
             }
-            _ => Ok(1),
+            Err(_) => Ok(1),
         }
     })
 }
