@@ -350,14 +350,22 @@ impl Running for Plain {
             return host.init(direction, key, iv, params);
         }
         self.counts = provider.has((3, 6));
-        // Without an IV, chaining modes begin again with the first, and counters go on.
-        self.iv = if self.variant.chained() {
-            self.first_iv
-        } else {
-            self.updated_iv()
-        };
-        self.begun = false;
-        self.holds = 0;
+        // Without an IV, chaining modes begin again with the first that was given, and counters go on; ChaCha20 in
+        // the middle of its block, if no key is new.
+        let within = self.begun
+            && self.pieces.is_some()
+            && key.is_none()
+            && iv.is_none()
+            && self.variant.algorithm.template() == "chacha20";
+        if !within {
+            self.iv = if self.variant.chained() && self.iv_set {
+                self.first_iv
+            } else {
+                self.updated_iv()
+            };
+            self.begun = false;
+            self.holds = 0;
+        }
         self.direction = direction;
         let mut custom = false;
         if let Some(iv) = iv.filter(|_| self.size() > 0) {

@@ -267,6 +267,11 @@ impl<'a> Value<'a> {
         unsafe { CStr::from_ptr(self.param.key) }
     }
 
+    /// Whether it is an address of bytes.
+    pub fn by_address(&self) -> bool {
+        self.param.data_type == OSSL_PARAM_OCTET_PTR
+    }
+
     fn raw(&self) -> Result<&'a [u8]> {
         if self.param.data_size == 0 {
             return Ok(&[]);

@@ -250,8 +250,10 @@ struct Hashing {
     at_ours: *mut c_void,
     /// Whether this message is ours.
     taken: bool,
-    /// Whether it may be: nothing has gone in, and nothing was set.
+    /// Whether it may be: nothing has gone in.
     free: bool,
+    /// Whether theirs was told something that ours was not: the host's for good, as that may outlast a message.
+    stays: bool,
 }
 
 numbered!(NEW_DIGEST, new_digest);
@@ -277,6 +279,7 @@ unsafe extern "C" fn new_digest<const N: usize>(provctx: *mut c_void) -> *mut c_
             at_ours: std::ptr::null_mut(),
             taken: false,
             free: false,
+            stays: false,
         })))
     }
 }
@@ -322,7 +325,8 @@ unsafe extern "C" fn digest_init(context: *mut c_void, params: *const OSSL_PARAM
     unsafe {
         let context = held::<Hashing>(context);
         context.taken = false;
-        context.free = Given::new(params).is_empty();
+        context.stays |= !Given::new(params).is_empty();
+        context.free = !context.stays;
         ((*context.theirs).init)(context.at_theirs, params)
     }
 }
@@ -394,14 +398,17 @@ unsafe extern "C" fn digest_set_params(context: *mut c_void, params: *const OSSL
     // SAFETY: of the host.
     unsafe {
         let context = held::<Hashing>(context);
-        let (side, at) = if context.taken {
-            (&*context.ours, context.at_ours)
+        if context.taken {
+            let set = (*context.ours).set_params;
+            if set.is_some_and(|set| set(context.at_ours, params) != 1) {
+                return 0;
+            }
         } else {
-            // Ours would not know it.
             context.free = false;
-            (&*context.theirs, context.at_theirs)
-        };
-        side.set_params.map_or(1, |set| set(at, params))
+            context.stays |= !Given::new(params).is_empty();
+        }
+        let set = (*context.theirs).set_params;
+        set.map_or(1, |set| set(context.at_theirs, params))
     }
 }
 
@@ -570,11 +577,9 @@ unsafe extern "C" fn cipher_dup(context: *mut c_void) -> *mut c_void {
 }
 
 impl Crypting {
-    /// Remembers what is set, in case that ours has to be told. Whether it is more than this message's tag.
-    fn hear(&mut self, params: Given<'_>) -> bool {
-        let mut lasts = false;
+    /// Remembers what is set, in case that ours has to be told.
+    fn hear(&mut self, params: Given<'_>) {
         for value in params.iter() {
-            lasts |= value.key() != c"tag" || !self.decrypts;
             let heard = match value.key().to_bytes() {
                 b"padding" => value
                     .size()
@@ -603,7 +608,6 @@ impl Crypting {
             };
             self.stays |= heard.is_err();
         }
-        lasts
     }
 
     unsafe fn init(
@@ -620,10 +624,14 @@ impl Crypting {
             // Without an IV a counter goes on where the message before ended: if that was ours, so is this.
             let goes_on = !given && self.taken && !self.chained && self.way != Way::Blocks;
             self.taken = goes_on;
+            if !given && (self.told.aad_size > 0 || self.told.length.is_some()) {
+                // A message that has begun goes on.
+                self.spend();
+            }
             self.told.aad_size = 0;
             self.told.length = None;
             if !key.0.is_null() {
-                self.known = goes_on;
+                self.known = false;
                 self.told.key_size = key.1;
                 self.stays |= key.1 > KEY;
                 if key.1 <= KEY {
@@ -640,7 +648,8 @@ impl Crypting {
             if !params.is_null() {
                 self.hear(Given::new(params));
             }
-            let has_iv = self.chained || self.way == Way::Blocks || self.told.iv_size > 0;
+            let needs_none = self.way == Way::Blocks && !self.chained;
+            let has_iv = needs_none || self.told.iv_size > 0;
             self.free = has_iv && !goes_on;
             let theirs = (*self.theirs).init(decrypts);
             let done = theirs(self.at_theirs, key.0, key.1, iv.0, iv.1, params);
@@ -648,7 +657,9 @@ impl Crypting {
                 return done;
             }
             let ours = (*self.ours).init(decrypts);
-            ours(self.at_ours, key.0, key.1, iv.0, iv.1, params)
+            let done = ours(self.at_ours, key.0, key.1, iv.0, iv.1, params);
+            self.known |= done == 1 && !key.0.is_null();
+            done
         }
     }
 
@@ -690,7 +701,9 @@ impl Crypting {
             }
             let mut tag = Own::default();
             match told.tag_size {
-                Some(size) if told.tag_given => tag.octets(c"tag", &told.tag[..size]),
+                Some(size) if told.tag_given && self.decrypts => {
+                    tag.octets(c"tag", &told.tag[..size])
+                }
                 Some(size) if self.way == Way::Message => tag.octets_to_come(c"tag", size),
                 _ => {}
             }
@@ -744,23 +757,28 @@ impl Crypting {
                     std::ptr::copy_nonoverlapping(data, at, length);
                     self.told.aad_size += length;
                 } else {
-                    self.free = false;
+                    self.spend();
                 }
                 return;
             }
             if length == 0 {
                 return;
             }
-            self.free = false;
             if length >= self.from && !data.is_null() && !self.stays && self.told.key_size > 0 {
                 self.taken = self.take_over();
                 self.stays |= !self.taken;
             }
-            // They are spent: the next message has another, or begins with what is left of this one.
-            self.told.tag_given = false;
-            if !self.chained {
-                self.told.iv_size = 0;
-            }
+            self.spend();
+        }
+    }
+
+    /// The message has begun: its tag and IV are spent. The next one has others, or begins with what is left of
+    /// this one.
+    fn spend(&mut self) {
+        self.free = false;
+        self.told.tag_given = false;
+        if !self.chained {
+            self.told.iv_size = 0;
         }
     }
 }
@@ -844,7 +862,7 @@ unsafe extern "C" fn cipher_final(
     // SAFETY: of the host.
     unsafe {
         let context = held::<Crypting>(context);
-        context.free = false;
+        context.spend();
         if context.taken {
             ((*context.ours).finish)(context.at_ours, out, written, room)
         } else {
@@ -857,12 +875,11 @@ unsafe extern "C" fn cipher_set_params(context: *mut c_void, params: *const OSSL
     // SAFETY: of the host.
     unsafe {
         let context = held::<Crypting>(context);
-        let lasts = context.hear(Given::new(params));
-        if !context.taken || lasts {
-            let done = ((*context.theirs).set_params)(context.at_theirs, params);
-            if done != 1 || !context.taken {
-                return done;
-            }
+        context.hear(Given::new(params));
+        // Theirs hears all: the next message may be its own, and its tag may come before its IV.
+        let done = ((*context.theirs).set_params)(context.at_theirs, params);
+        if done != 1 || !context.taken {
+            return done;
         }
         ((*context.ours).set_params)(context.at_ours, params)
     }
@@ -873,10 +890,12 @@ unsafe extern "C" fn cipher_get_params(context: *mut c_void, params: *mut OSSL_P
     unsafe {
         let context = held::<Crypting>(context);
         if context.taken {
-            ((*context.ours).get_params)(context.at_ours, params)
-        } else {
-            ((*context.theirs).get_params)(context.at_theirs, params)
+            return ((*context.ours).get_params)(context.at_ours, params);
         }
+        // Whoever has an address may write there (EVP_CIPHER_CTX_iv_noconst()), and ours would not hear of it.
+        let mut asked = Given::new(params).iter();
+        context.stays |= asked.any(|value| value.by_address());
+        ((*context.theirs).get_params)(context.at_theirs, params)
     }
 }
 

@@ -105,6 +105,19 @@ unsafe extern "C" fn set(context: *mut c_void, params: *const OSSL_PARAM) -> c_i
         .collect();
     hear(context, format!("s({})", names.concat()))
 }
+/// Does not know padding.
+unsafe extern "C" fn refusing(
+    context: *mut c_void,
+    key: *const u8,
+    length: usize,
+    iv: *const u8,
+    iv_length: usize,
+    params: *const OSSL_PARAM,
+) -> c_int {
+    let done = unsafe { keyed(context, key, length, iv, iv_length, params) };
+    let padding = unsafe { Given::new(params) }.find(c"padding");
+    done & c_int::from(padding.is_none())
+}
 
 fn table(functions: &[(c_int, *const c_void)]) -> &'static [OSSL_DISPATCH] {
     let all = functions
@@ -118,7 +131,7 @@ fn side(provider: &Provider, of_ciphers: bool, made: New) -> Implementation {
         table(&[
             (cipher::NEWCTX, made as *const c_void),
             (cipher::ENCRYPT_INIT, keyed as *const c_void),
-            (cipher::DECRYPT_INIT, keyed as *const c_void),
+            (cipher::DECRYPT_INIT, refusing as *const c_void),
             (cipher::UPDATE, crypt as *const c_void),
             (cipher::FINAL, finish as *const c_void),
             (cipher::DUPCTX, dup as *const c_void),
@@ -134,6 +147,7 @@ fn side(provider: &Provider, of_ciphers: bool, made: New) -> Implementation {
             (digest::FINAL, finish as *const c_void),
             (digest::DUPCTX, dup as *const c_void),
             (digest::FREECTX, free as *const c_void),
+            (digest::SET_CTX_PARAMS, set as *const c_void),
         ])
     };
     Implementation::ours(provider, table)
@@ -219,6 +233,41 @@ fn a_copy_goes_on_on_the_same_side() {
         digest_free(copy);
     });
     assert_eq!(said, ["i", "IU20", "id", "IU20DU1"]);
+}
+
+#[test]
+fn what_a_digest_was_told_outlasts_its_message() {
+    let said = listening(false, Way::Stream, |provctx| unsafe {
+        let mut params = Own::default();
+        params.size(c"size", 20);
+        let params = params.given().as_ptr();
+        let context = new_digest::<0>(provctx);
+        assert_eq!(digest_init(context, params), 1);
+        digests(context, &[50]);
+        digest_free(context);
+        let context = new_digest::<0>(provctx);
+        assert_eq!(digest_init(context, std::ptr::null()), 1);
+        assert_eq!(digest_set_params(context, params), 1);
+        digests(context, &[50]);
+        digest_free(context);
+        // Both know what is said while ours is at it.
+        let context = new_digest::<0>(provctx);
+        assert_eq!(digest_init(context, std::ptr::null()), 1);
+        assert_eq!(digest_update(context, b"".as_ptr(), 50), 1);
+        assert_eq!(digest_set_params(context, params), 1);
+        digests(context, &[3]);
+        digests(context, &[50]);
+        digest_free(context);
+    });
+    assert_eq!(
+        said,
+        [
+            "iiu50f",
+            "is(size)iu50f",
+            "is(size)iu3fi",
+            "IU50S(SIZE)IU50F"
+        ]
+    );
 }
 
 unsafe fn begin(context: *mut c_void, key: &str, iv: &str) {
@@ -345,4 +394,120 @@ fn a_cipher_that_ours_fails_to_begin_is_theirs() {
         cipher_free(context);
     });
     assert_eq!(said, ["i(key,iv)u5000i(key,iv)u5000", "I(KEY,IV)"]);
+}
+
+#[test]
+fn a_tag_that_comes_before_its_iv_is_told_to_both() {
+    let said = listening(false, Way::Message, |provctx| unsafe {
+        let context = new_cipher::<0>(provctx);
+        let (null, nothing) = (std::ptr::null(), std::ptr::null_mut());
+        let init = |key: &str, iv: &str| {
+            let key = if key.is_empty() { null } else { key.as_ptr() };
+            let done = decrypt_init(context, key, 3, iv.as_ptr(), 3, std::ptr::null());
+            assert_eq!(done, 1);
+        };
+        let mut tag = Own::default();
+        tag.octets(c"tag", &[7; 8]);
+        let tag = tag.given().as_ptr();
+        assert_eq!(cipher_set_params(context, tag), 1);
+        init("key", "iv1");
+        piece(context, 77);
+        assert_eq!(cipher_final(context, nothing, std::ptr::null_mut(), 0), 1);
+        // Of the next message, which is short.
+        assert_eq!(cipher_set_params(context, tag), 1);
+        init("", "iv2");
+        piece(context, 3);
+        cipher_free(context);
+    });
+    assert_eq!(said[0], "s(tag)i(key,iv1)s(tag)i(-,iv2)u3");
+}
+
+#[test]
+fn a_key_that_failed_is_not_ours_yet() {
+    let said = listening(false, Way::Stream, |provctx| unsafe {
+        let context = new_cipher::<0>(provctx);
+        begin(context, "key", "iv");
+        piece(context, 16);
+        let mut params = Own::default();
+        params.size(c"padding", 0);
+        let key = c"new".as_ptr().cast();
+        let (none, params) = (std::ptr::null(), params.given().as_ptr());
+        assert_eq!(decrypt_init(context, key, 3, none, 0, params), 0);
+        begin(context, "-", "iv");
+        piece(context, 16);
+        cipher_free(context);
+    });
+    assert_eq!(
+        said,
+        [
+            "i(key,iv)i(new,-padding)i(-,iv)",
+            "I(KEY,IV)U16I(-,-PADDING)I(NEW,IV)U16"
+        ]
+    );
+}
+
+#[test]
+fn an_iv_that_was_given_away_is_theirs() {
+    let said = listening(false, Way::Stream, |provctx| unsafe {
+        let context = new_cipher::<0>(provctx);
+        begin(context, "key", "iv");
+        let mut params = [
+            super::super::params::at(c"updated-iv", OSSL_PARAM_OCTET_PTR, std::ptr::null_mut(), 0),
+            super::super::params::end(),
+        ];
+        assert_eq!(cipher_get_params(context, params.as_mut_ptr()), 1);
+        piece(context, 16);
+        cipher_free(context);
+    });
+    assert_eq!(said, ["i(key,iv)s(updated-iv)u16"]);
+}
+
+#[test]
+fn an_iv_is_used_once() {
+    let (null, nothing) = (std::ptr::null(), std::ptr::null_mut());
+    let before: [fn(*mut c_void); 4] = [
+        |context| unsafe {
+            assert_eq!(
+                cipher_final(context, std::ptr::null_mut(), std::ptr::null_mut(), 0),
+                1
+            );
+        },
+        |context| unsafe { piece(context, 3) },
+        |context| unsafe {
+            let (mut written, much) = (0, [b' '; AAD + 1]);
+            let null = std::ptr::null_mut();
+            let done = cipher_update(context, null, &mut written, 0, much.as_ptr(), much.len());
+            assert_eq!(done, 1);
+        },
+        |context| unsafe {
+            let (mut written, null) = (0, std::ptr::null_mut());
+            let done = cipher_update(context, null, &mut written, 0, b"a".as_ptr(), 1);
+            assert_eq!(done, 1);
+        },
+    ];
+    for spent in before {
+        let said = listening(false, Way::Pieces, |provctx| unsafe {
+            let context = new_cipher::<0>(provctx);
+            begin(context, "key", "iv");
+            spent(context);
+            begin(context, "-", "-");
+            piece(context, 99);
+            assert_eq!(cipher_final(context, nothing, std::ptr::null_mut(), 0), 1);
+            assert_eq!(encrypt_init(context, null, 0, null, 0, std::ptr::null()), 1);
+            piece(context, 99);
+            cipher_free(context);
+        });
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+}
+
+#[test]
+fn a_chain_without_an_iv_is_theirs() {
+    let said = listening(false, Way::Blocks, |provctx| unsafe {
+        let context = new_cipher::<0>(provctx);
+        begin(context, "key", "-");
+        piece(context, 16);
+        cipher_free(context);
+    });
+    assert_eq!(said, ["i(key,-)u16"]);
 }
