@@ -105,10 +105,8 @@ impl Job {
     ) -> Result<f64> {
         let mut least = f64::INFINITY;
         for habit in self.habits(size) {
-            let mut again = 1;
-            while self.time(theirs, size, *habit, again, room)? < LONG {
-                again *= 2;
-            }
+            let again =
+                crate::worth::times(LONG, |again| self.time(theirs, size, *habit, again, room))?;
             let one = crate::worth::ratio(|side| {
                 let who = match side {
                     crate::worth::Side::Ours => ours,

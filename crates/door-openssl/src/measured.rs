@@ -125,7 +125,13 @@ impl Measured {
         let ratio = job.ratio(ours, theirs, size, &mut room);
         let mut state = self.state();
         state.room = Some(room);
-        state.spent += begun.elapsed();
+        let took = begun.elapsed();
+        state.spent = if took.is_zero() {
+            // The clock stands.
+            Duration::MAX
+        } else {
+            state.spent.saturating_add(took)
+        };
         ratio
     }
 }

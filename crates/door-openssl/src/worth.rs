@@ -1,6 +1,6 @@
 //! Whether an engine is worth its way: judged by times of the same work, done by us and by the host itself.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::time::Duration;
 
 /// From this ratio of the host's time to ours on, an algorithm is worth being taken from the host.
@@ -13,6 +13,9 @@ const HOPELESS: f64 = 0.8;
 pub const ROUTED: f64 = 0.95;
 /// The times of one side that are taken; the least counts, as what disturbs only adds.
 const ROUNDS: usize = 7;
+
+/// Whatever is done so many times lasts: where it does not, the clock stands (programs are run with one that does).
+const MOST: u32 = 1 << 11;
 
 /// Who does the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,18 @@ pub struct Verdict {
     pub from: Option<usize>,
     /// The host's time through ours for the longest work.
     pub gain: f64,
+}
+
+/// How many times a piece of work has to be done to last so long. An error where the clock does not see it.
+pub fn times(long: Duration, mut time: impl FnMut(u32) -> Result<Duration>) -> Result<u32> {
+    let mut again = 1;
+    while time(again)? < long {
+        again *= 2;
+        if again > MOST {
+            return Err(Error::SAID);
+        }
+    }
+    Ok(again)
 }
 
 /// The host's time through ours, of one piece of work.
@@ -77,7 +92,7 @@ pub fn judge(sizes: &[usize], mut of: impl FnMut(usize) -> Result<f64>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{Side, Verdict, judge, ratio};
+    use super::{Side, Verdict, judge, ratio, times};
     use std::time::Duration;
 
     const SIZES: [usize; 4] = [16, 256, 4096, 65536];
@@ -109,6 +124,16 @@ mod tests {
             gain: 1.0,
         };
         assert_eq!(judge(&[], |_| Ok(9.0)).unwrap(), never);
+    }
+
+    #[test]
+    fn work_is_done_until_a_clock_sees_it() {
+        let micros = Duration::from_micros;
+        let of = |each: u64| times(micros(20), |again| Ok(micros(each) * again));
+        assert_eq!(of(100).unwrap(), 1);
+        assert_eq!(of(3).unwrap(), 8);
+        // A clock that stands is not waited for.
+        assert!(of(0).is_err());
     }
 
     #[test]
