@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,6 +75,18 @@ fn host(libcrypto: &str) -> String {
         env!("CARGO_PKG_VERSION"),
         rest.finish()
     )
+}
+
+/// A folder that is this user's alone to write, held: a user whose variables root has kept does not choose where root
+/// writes.
+fn ours(folder: &Path) -> Option<fs::File> {
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(folder)
+        .ok()?;
+    let about = held.metadata().ok()?;
+    (about.uid() == process::effective_uid() && about.mode() & 0o022 == 0).then_some(held)
 }
 
 fn file(folder: &Path) -> Option<Map<String, Value>> {
@@ -148,6 +161,8 @@ impl Record {
             .mode(folder_mode)
             .create(&folder)
             .ok()?;
+        let held = ours(&folder)?;
+        let folder = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
         let mut hosts = file(&folder).unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
         hosts.insert(

@@ -91,7 +91,7 @@ unsafe extern "C" fn get_params(provctx: *mut c_void, params: *mut OSSL_PARAM) -
     })
 }
 
-unsafe extern "C" fn query_operation(
+pub(super) unsafe extern "C" fn query_operation(
     provctx: *mut c_void,
     operation: c_int,
     no_store: *mut c_int,

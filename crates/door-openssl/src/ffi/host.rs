@@ -52,9 +52,39 @@ impl Drop for Other {
 /// The host's other providers, in the order in which it has them.
 pub struct Others(Vec<Arc<Other>>);
 
-unsafe extern "C" fn created(provider: *const OSSL_CORE_HANDLE, list: *mut c_void) -> c_int {
-    // SAFETY: the list that Others::new() gave, which waits for this.
-    unsafe { (*list.cast::<Vec<*const OSSL_CORE_HANDLE>>()).push(provider) };
+/// Those that the core names, each kept from going as soon as it is named: another thread may unload it.
+struct Named<'a> {
+    core: &'a Core,
+    up: Count,
+    provctx: Own,
+    table: Own,
+    free: Count,
+    others: Vec<Arc<Other>>,
+}
+
+unsafe extern "C" fn created(handle: *const OSSL_CORE_HANDLE, named: *mut c_void) -> c_int {
+    // SAFETY: what Others::find() gave, which waits for this; the provider is there while the core names it.
+    unsafe {
+        let named = &mut *named.cast::<Named<'_>>();
+        if handle == named.core.handle() {
+            return 1;
+        }
+        let table = (named.table)(handle).cast_const().cast::<OSSL_DISPATCH>();
+        let Some(query) = in_table::<Query>(table, provider::QUERY_OPERATION) else {
+            return 1;
+        };
+        // Under another name it may be this library again: not the host's own, and each would keep the other.
+        if query as usize != super::entry::query_operation as *const () as usize
+            && (named.up)(handle, 0) != 0
+        {
+            named.others.push(Arc::new(Other {
+                handle,
+                provctx: (named.provctx)(handle),
+                query,
+                free: named.free,
+            }));
+        }
+    }
     1
 }
 
@@ -73,35 +103,23 @@ impl Others {
     }
 
     fn find(core: &Core) -> Option<Vec<Arc<Other>>> {
-        let mut handles: Vec<*const OSSL_CORE_HANDLE> = Vec::new();
         // SAFETY: the types are those of the numbers; the list outlives the registration.
         unsafe {
             let register: Register = core.function(upcall::PROVIDER_REGISTER_CHILD_CB)?;
             let deregister: Deregister = core.function(upcall::PROVIDER_DEREGISTER_CHILD_CB)?;
-            let provctx: Own = core.function(upcall::PROVIDER_GET0_PROVIDER_CTX)?;
-            let table: Own = core.function(upcall::PROVIDER_GET0_DISPATCH)?;
-            let up: Count = core.function(upcall::PROVIDER_UP_REF)?;
-            let free: Count = core.function(upcall::PROVIDER_FREE)?;
-            let list = (&raw mut handles).cast();
+            let mut named = Named {
+                core,
+                up: core.function(upcall::PROVIDER_UP_REF)?,
+                provctx: core.function(upcall::PROVIDER_GET0_PROVIDER_CTX)?,
+                table: core.function(upcall::PROVIDER_GET0_DISPATCH)?,
+                free: core.function(upcall::PROVIDER_FREE)?,
+                others: Vec::new(),
+            };
+            let list = (&raw mut named).cast();
             if register(core.handle(), created, removed, properties, list) == 1 {
                 deregister(core.handle());
             }
-            let mut others = Vec::new();
-            for handle in handles.into_iter().filter(|other| *other != core.handle()) {
-                let table = table(handle).cast_const().cast::<OSSL_DISPATCH>();
-                let Some(query) = in_table::<Query>(table, provider::QUERY_OPERATION) else {
-                    continue;
-                };
-                if up(handle, 0) != 0 {
-                    others.push(Arc::new(Other {
-                        handle,
-                        provctx: provctx(handle),
-                        query,
-                        free,
-                    }));
-                }
-            }
-            Some(others)
+            Some(named.others)
         }
     }
 
