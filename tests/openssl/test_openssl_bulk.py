@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -76,11 +77,20 @@ def test_a_record_that_others_can_write_is_none(bulk: Host, tmp_path: Path) -> N
     assert record(tmp_path).stat().st_mode & 0o777 == 0o600
 
 
-def test_where_nothing_can_be_written_it_works(bulk: Host, tmp_path: Path) -> None:
+def test_where_nothing_can_be_written_nothing_is_measured(bulk: Host, tmp_path: Path) -> None:
     nowhere = tmp_path / "file"
     nowhere.write_text("")
     said = bulk.run("openssl", "dgst", "-sha256", given=b"abc", **environment(nowhere))
     assert b"ba7816bf" in said
+    count = f"""
+        from cryptofd.cli.openssl_measured import measured
+        from pathlib import Path
+        print(len(measured(Path({str(LIBRARY)!r}))))
+    """
+    here = {**environment(nowhere), "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert bulk.python(count, **here) == "0\n"
+    # It was asked for.
+    assert int(bulk.python(count, **{**here, "CRYPTOFD_OPENSSL_MEASURE": "again"})) > 0
 
 
 def test_a_folder_that_is_a_link_is_not_written_to(bulk: Host, tmp_path: Path) -> None:

@@ -89,13 +89,17 @@ impl Measured {
         self.state().record.put(name, verdict);
     }
 
-    /// Measures an algorithm. Nothing where it fails, or where there is no time left: that is not remembered.
+    /// Measures an algorithm. Nothing where it fails, or where there is no time left: that is not remembered. Nor where
+    /// nothing could be.
     pub fn judge(
         &self,
         job: &Job,
         ours: &Implementation,
         theirs: &Implementation,
     ) -> Option<Verdict> {
+        if !self.state().record.may_grow() {
+            return None;
+        }
         worth::judge(job.sizes(), |size| self.ratio(job, ours, theirs, size)).ok()
     }
 

@@ -5,6 +5,7 @@ use crate::worth::Verdict;
 use cryptofd_core::preferences;
 use cryptofd_core::sys::process;
 use serde_json::{Map, Value, json};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,6 +30,8 @@ pub struct Record {
     host: String,
     known: BTreeMap<String, Verdict>,
     changed: bool,
+    /// Whether it is worth measuring: what is found out is kept, or was asked for.
+    may_grow: OnceCell<bool>,
 }
 
 /// The file that is this user's, and whether others shall read it: root's is everybody's.
@@ -106,7 +109,8 @@ impl Record {
         let own = own().map(|(folder, _)| folder);
         let system = Some(SYSTEM.into());
         let variable = std::env::var(VARIABLE).ok();
-        let folders = match variable.filter(|_| !process::is_privileged()).as_deref() {
+        let variable = variable.filter(|_| !process::is_privileged());
+        let folders = match variable.as_deref() {
             Some("again") => [None, None],
             Some("user") => [own, None],
             _ => [own, system],
@@ -119,7 +123,16 @@ impl Record {
             host,
             known: known.unwrap_or_default(),
             changed: false,
+            may_grow: match variable.as_deref() {
+                Some("again") => OnceCell::from(true),
+                _ => OnceCell::new(),
+            },
         }
+    }
+
+    /// Whether more shall be measured. Not where it could not be kept: every program would wait for it.
+    pub fn may_grow(&self) -> bool {
+        *self.may_grow.get_or_init(|| self.write().is_some())
     }
 
     /// Where an algorithm's work goes.

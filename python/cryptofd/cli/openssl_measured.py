@@ -104,6 +104,8 @@ def measured(library: Path, *, again: bool = False, everybodys: bool = False) ->
 
 def summary(all_of: list[Measured]) -> str:
     """For people."""
+    if not all_of:
+        return "nothing was measured, as there is no place to keep it: OpenSSL does all"
     ours = [str(one) for one in all_of if one.start is not None]
     count = f"{len(ours)} of {len(all_of)} algorithms are faster here"
     return f"{count}: {', '.join(ours)}" if ours else count
