@@ -4,7 +4,7 @@ use crate::error::{Error, Reason, Result};
 use crate::family::{Algorithm, FAMILIES};
 use crate::ffi::core::Core;
 use crate::ffi::host::{Implementation, Others};
-use crate::ffi::routed::Route;
+use crate::ffi::routed::{Cipher, Digest, Route, Routes};
 use crate::ffi::types::{OSSL_ALGORITHM, OSSL_DISPATCH, op};
 use crate::measured::Measured;
 use crate::profile::Profile;
@@ -28,8 +28,8 @@ pub struct Provider {
     /// By operation.
     lists: BTreeMap<c_int, List>,
     /// Every new context asks for one of these.
-    pub digests: Routes,
-    pub ciphers: Routes,
+    pub digests: Routes<Digest>,
+    pub ciphers: Routes<Cipher>,
     /// In profile `bulk`: what is worth its way.
     measured: Option<Measured>,
     others: OnceLock<Others>,
@@ -45,9 +45,6 @@ struct List {
     /// What is offered, with its end.
     offered: OnceLock<Vec<OSSL_ALGORITHM>>,
 }
-
-/// Where what is ours from some length on goes, by place in its family.
-type Routes = Vec<OnceLock<Route>>;
 
 /// The algorithms of every family, once in a process: the hosts keep addresses of names and functions.
 fn families() -> &'static [Vec<Algorithm>] {
@@ -65,7 +62,7 @@ fn version(core: &Core) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)).max((3, 0))
 }
 
-fn unset(count: usize) -> Routes {
+fn unset<S>(count: usize) -> Routes<S> {
     (0..count).map(|_| OnceLock::new()).collect()
 }
 
@@ -213,14 +210,17 @@ impl Provider {
         let handing_on = |from| {
             let routed = algorithm.routed?;
             let theirs = theirs.clone();
-            let (routes, made) = match routed.cipher {
-                Some((way, chained)) => (
-                    &self.ciphers,
-                    Route::cipher(&ours, theirs, from, way, chained),
-                ),
-                None => (&self.digests, Route::digest(&ours, theirs, from)),
-            };
-            let _ = routes.get(routed.place)?.set(made.ok()?);
+            match routed.cipher {
+                Some((way, chained)) => {
+                    let side = |one: &Implementation| Cipher::of(one, way, chained);
+                    let made = Route::new(&ours, theirs, from, side).ok()?;
+                    let _ = self.ciphers.get(routed.place)?.set(made);
+                }
+                None => {
+                    let made = Route::new(&ours, theirs, from, Digest::of).ok()?;
+                    let _ = self.digests.get(routed.place)?.set(made);
+                }
+            }
             Some(routed.functions)
         };
         if let Some(known) = measured.known(algorithm) {

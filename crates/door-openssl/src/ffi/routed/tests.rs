@@ -5,8 +5,18 @@
     reason = "every context is one of a side that is made here"
 )]
 
+use super::crypting::{
+    AAD, Crypting, cipher_final, cipher_get_params, cipher_set_params, cipher_update, decrypt_init,
+    encrypt_init, new_cipher,
+};
+use super::hashing::{
+    digest_dup, digest_final, digest_init, digest_set_params, digest_update, new_digest,
+};
 use super::*;
+use crate::cipher::Way;
 use crate::ffi::core::Core;
+use crate::ffi::held;
+use crate::ffi::params::{Given, Own};
 use std::ffi::c_char;
 use std::sync::Arc;
 
@@ -170,20 +180,26 @@ fn listening(fails: bool, way: Way, f: impl FnOnce(*mut c_void)) -> Vec<String> 
             side(&provider, of_ciphers, ours),
             side(&provider, of_ciphers, new::<false, false>),
         );
-        let (routes, route) = if of_ciphers {
-            let chained = way == Way::Blocks;
-            (
-                &provider.ciphers,
-                Route::cipher(&ours, theirs, 10, way, chained),
-            )
+        if of_ciphers {
+            let side = |one: &Implementation| Cipher::of(one, way, way == Way::Blocks);
+            let route = Route::new(&ours, theirs, 10, side).ok().unwrap();
+            assert!(provider.ciphers[0].set(route).is_ok());
         } else {
-            (&provider.digests, Route::digest(&ours, theirs, 10))
-        };
-        assert!(routes[0].set(route.ok().unwrap()).is_ok());
+            let route = Route::new(&ours, theirs, 10, Digest::of).ok().unwrap();
+            assert!(provider.digests[0].set(route).is_ok());
+        }
     }
     SAID.lock().unwrap().clear();
     f(Arc::as_ptr(&provider).cast_mut().cast());
     std::mem::take(&mut SAID.lock().unwrap())
+}
+
+unsafe fn digest_free(context: *mut c_void) {
+    unsafe { end::<Both<Digest>>(context) }
+}
+
+unsafe fn cipher_free(context: *mut c_void) {
+    unsafe { end::<Crypting>(context) }
 }
 
 fn digests(context: *mut c_void, sizes: &[usize]) {
