@@ -1,8 +1,12 @@
-"""`python -m bench`: measures, prints the table and writes bench/results."""
+"""`python -m bench`: measures, prints the table and writes bench/results.
+
+Parts that are named take the place of what was measured of them before; the others stay.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -48,8 +52,14 @@ def main() -> int:
     figures = []
     for name in options.parts or PARTS:
         start = time.monotonic()
-        figures += PARTS[name](effort)
+        measured = PARTS[name](effort)
+        for each in measured:
+            each.part, each.load = name, os.getloadavg()[0]
+        figures += measured
         print(f"bench: {name}, {time.monotonic() - start:.0f} s", file=sys.stderr)
+    if options.parts and not options.short:
+        figures += report.others(options.results, options.parts)
+        figures.sort(key=lambda each: list(PARTS).index(each.part))
     print(report.write(figures, options.results, options.short))
     return 0
 

@@ -47,6 +47,9 @@ class Figure:
     note: str = ""
     #: Whether it is enough that the interval reaches the target: two things that should be equal.
     reaches: bool = False
+    #: Which part of the bench it is of, and the host's load when that was done.
+    part: str = ""
+    load: float = 0.0
 
     @property
     def met(self) -> bool:
@@ -54,6 +57,11 @@ class Figure:
         if self.reaches:
             return self.high >= self.target
         return self.value <= self.target if self.less else self.value >= self.target
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Figure:
+        """One that was written."""
+        return cls(**{name: value for name, value in values.items() if name != "met"})
 
     def as_json(self) -> dict[str, Any]:
         """All of it, and whether the target is met."""

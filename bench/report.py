@@ -26,7 +26,6 @@ def host() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
         "engines": {e.name: e.about for e in cryptofd.engines() if e.available},
     }
 
@@ -65,6 +64,11 @@ def table(figures: Sequence[Figure]) -> str:
     return "\n".join(lines)
 
 
+def _loads(figures: Sequence[Figure]) -> str:
+    loads = {each.part: each.load for each in figures}
+    return ", ".join(f"{part} {load:.1f}" for part, load in loads.items())
+
+
 def text(figures: Sequence[Figure], about: dict[str, Any], short: bool) -> str:
     """The page: where, how, the table, what was missed."""
     engines = ", ".join(f"{name} ({what})" for name, what in about["engines"].items())
@@ -72,11 +76,13 @@ def text(figures: Sequence[Figure], about: dict[str, Any], short: bool) -> str:
     lines = [
         "# Figures",
         "",
-        f"{about['cpu']}, {about['cpus']} CPUs, Linux {about['kernel']}, Python {about['python']}; "
-        f"load {about['load']:.1f} at the end. Engines: {engines}.",
+        f"{about['cpu']}, {about['cpus']} CPUs, Linux {about['kernel']}, Python {about['python']}. "
+        f"Engines: {engines}.",
         "",
         "Each line: both in the same run, in turns; the median ratio of the peer's time to ours "
         f"over {len(figures[0].pairs) if figures else 0} pairs, with its 95 % bootstrap interval.",
+        "",
+        f"The host's load at the end of each part: {_loads(figures)}.",
         "",
     ]
     if short:
@@ -117,6 +123,15 @@ def draw(figures: Sequence[Figure], path: Path) -> None:
     drawing.tight_layout()
     drawing.savefig(path)
     plots.close(drawing)
+
+
+def others(folder: Path, parts: Sequence[str]) -> list[Figure]:
+    """What was written of other parts than these."""
+    file = folder / "bench.json"
+    if not file.exists():
+        return []
+    known = json.loads(file.read_text(encoding="utf-8"))["figures"]
+    return [each for each in map(Figure.from_json, known) if each.part not in parts]
 
 
 def write(figures: Sequence[Figure], folder: Path, short: bool) -> str:
