@@ -15,6 +15,7 @@ equal settings share one boot.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -66,9 +67,10 @@ class SelectionItem(pytest.Item):
         return self.path, None, self.name
 
 
-# What the kernel's watchdog says of a CPU that spins in the kernel, and how long it may stay
-# without news after that: on a busy host a CPU of the guest may also have waited for its turn.
-LOCKED_UP = "watchdog: BUG: soft lockup"
+# What a kernel says of a CPU of its own that spins (or, with its interrupts off, is not heard of),
+# and how long it may stay without news after that: on a busy host a CPU of the guest may also have
+# waited for its turn.
+LOCKED_UP = re.compile(r"watchdog: BUG: soft lockup|rcu: INFO: rcu_\w+ detected stalls")
 LOCKED_UP_SECONDS = 100.0
 
 
@@ -109,9 +111,9 @@ class _Boot:
         A kernel patches its own code while it boots, and under TCG another of its CPUs may run
         into that (an int3 Oops): the emulator's doing, and no result of ours. And a driver whose
         device is pulled may have a CPU spin for ever, which no program can have it do: the
-        watchdog says so.
+        watchdog says so, or another CPU.
         """
-        if self.retried or (dead.booted and LOCKED_UP not in dead.console()):
+        if self.retried or (dead.booted and not LOCKED_UP.search(dead.console())):
             return False
         self.retried = True
         what = "locked up" if dead.booted else "died while it booted"
