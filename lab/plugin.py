@@ -218,7 +218,7 @@ def pytest_pycollect_makeitem(
     ]
 
 
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     if not isinstance(item, SelectionItem):
         return None
     boots = item.session.stash.setdefault(_boots, {})
@@ -229,6 +229,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
                 boots.setdefault(setting, _Boot(setting)).items.append(other)
     boot = boots[item.selection.setting]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    item.ihook.pytest_runtest_setup(item=item)
     started = time.time()
     problems = _relay(item, boot)
     own = pytest.TestReport(
@@ -243,6 +244,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         stop=time.time(),
     )
     item.ihook.pytest_runtest_logreport(report=own)
+    # Also what tests before this one share with it, and with none that comes after.
+    item.ihook.pytest_runtest_teardown(item=item, nextitem=nextitem)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     if item is boot.items[-1]:
         boot.close()

@@ -420,7 +420,9 @@ class Supervisor:
         if memfd is not None:
             numbers.insert(0, memfd)
         try:
-            socket.send_fds(sock, [data], numbers)
+            # One that is gone needs no answer; its channel says so when it is read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(sock, [data], numbers)
         finally:
             if memfd is not None:
                 os.close(memfd)

@@ -106,6 +106,35 @@ def test_selections_with_one_setting_share_a_boot_and_stay_apart(tmp_path: Path)
     assert "sysrq triggered crash" in said["last@uml"]
 
 
+def test_what_tests_beside_a_selection_share_ends_with_it(tmp_path: Path) -> None:
+    module = """
+        import pytest
+
+        class TestShares:
+            @pytest.fixture(scope="class")
+            @classmethod
+            def shared(cls):
+                yield
+
+            def test_before(self, shared):
+                assert True
+
+            among = Selection("uml", "tests/lab/inner/check_three.py", "-k", "passes")
+
+        def test_after():
+            assert False
+    """
+    outcomes, said, output = relayed(tmp_path, module)
+    assert outcomes == [
+        ("TestShares::test_before", "passed"),
+        ("TestShares::among@uml::check_three.py::test_passes", "passed"),
+        ("TestShares::among@uml", "passed"),
+        ("test_after", "failed"),
+    ], output
+    assert "assert False" in said["test_after"]
+    assert "previous item" not in output
+
+
 @pytest.mark.parametrize("name", ["test_watchdog_barks", "test_cpu_is_not_heard_of"])
 def test_a_kernel_that_is_locked_up_is_booted_once_more(name: str, tmp_path: Path) -> None:
     check = f'"tests/lab/inner/check_lockup.py", "-k", "passes or {name}"'
