@@ -93,10 +93,9 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate();
-    let all = all.filter(|(_, variant)| which(variant));
-    all.map(|(place, variant)| {
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate().map(|(place, variant)| {
         let functions = crate::ffi::cipher::functions(place);
         let text = format!("cryptofd's {}", variant.algorithm.name);
         let made = family::Algorithm::new(&variant.names, functions, &text);
@@ -110,23 +109,17 @@ fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
         };
         let routed = family::Routed {
             place,
-            functions: crate::ffi::routed::ciphers(place),
+            functions: crate::ffi::routed::ciphers,
             cipher: Some((variant.way, variant.chained())),
         };
         made.measured(Some(job), Some(routed))
-    })
-    .collect()
-}
-
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    advertised(|_| true)
+    });
+    all.collect()
 }
 
 /// Those that a key of the broker's works with. What wraps keys does so for the broker alone.
 pub fn by_reference() -> Vec<family::Algorithm> {
-    let all = advertised(|variant| variant.way != Way::Wrap).into_iter();
-    all.map(family::Algorithm::by_reference).collect()
+    family::by_reference(algorithms(), |place| variants()[place].way != Way::Wrap)
 }
 
 impl Variant {

@@ -40,19 +40,15 @@ pub struct Provider {
 struct List {
     /// Those of each family, and whether only what is worth its way is offered of them.
     parts: Vec<(&'static [Algorithm], bool)>,
-    /// Whether that is so of one.
-    measured: bool,
     /// What is offered, with its end.
     offered: OnceLock<Vec<OSSL_ALGORITHM>>,
 }
 
-/// The algorithms of every family, once in a process: the hosts keep addresses of names and functions.
-fn families() -> &'static [Vec<Algorithm>] {
-    static ALL: OnceLock<Vec<Vec<Algorithm>>> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let all = FAMILIES.iter().map(|family| (family.algorithms)());
-        all.collect()
-    })
+impl List {
+    /// Whether some of them are measured.
+    fn measured(&self) -> bool {
+        self.parts.iter().any(|(_, measured)| *measured)
+    }
 }
 
 /// The host's version.
@@ -83,14 +79,13 @@ impl Provider {
             .parameter(c"provider-name")
             .is_none_or(|name| name.as_str() > BEFORE);
         let mut lists: BTreeMap<c_int, List> = BTreeMap::new();
-        for (family, algorithms) in FAMILIES.iter().zip(families()) {
+        for family in &FAMILIES {
             // What a key of the broker's works with has the names of the host's own.
             let shared = family.from == Profile::Keys && family.operation != op::STORE;
             if profile >= family.from && (beside || !shared) {
                 let list = lists.entry(family.operation).or_default();
                 let measured = profile == Profile::Bulk && family.from == Profile::Bulk;
-                list.measured |= measured;
-                list.parts.push((algorithms, measured));
+                list.parts.push((family.algorithms(), measured));
             }
         }
         let measured = (profile == Profile::Bulk).then(|| Measured::new(&core));
@@ -150,7 +145,7 @@ impl Provider {
         let Some(list) = self.lists.get(&operation) else {
             return (None, true);
         };
-        if let (true, Some(measured)) = (list.measured, &self.measured) {
+        if let (true, Some(measured)) = (list.measured(), &self.measured) {
             if measured.here() {
                 // The host does a job that is measured, and asks for what that stands on.
                 let offered = list.offered.get();
@@ -221,7 +216,7 @@ impl Provider {
                     let _ = self.digests.get(routed.place)?.set(made);
                 }
             }
-            Some(routed.functions)
+            Some((routed.functions)(routed.place))
         };
         if let Some(known) = measured.known(algorithm) {
             return match known.from? {

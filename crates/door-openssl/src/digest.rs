@@ -44,7 +44,7 @@ pub fn algorithms() -> Vec<family::Algorithm> {
             let text = format!("cryptofd's {}", variant.algorithm.name);
             let routed = family::Routed {
                 place,
-                functions: crate::ffi::routed::digests(place),
+                functions: crate::ffi::routed::digests,
                 cipher: None,
             };
             let made = family::Algorithm::new(&names, functions, &text);

@@ -5,6 +5,7 @@ use crate::ffi::types::{OSSL_DISPATCH, op};
 use crate::measure::Job;
 use crate::profile::Profile;
 use std::ffi::{CStr, CString, c_int};
+use std::sync::OnceLock;
 
 /// One algorithm that is advertised.
 pub struct Algorithm {
@@ -31,7 +32,7 @@ pub struct Algorithm {
 pub struct Routed {
     /// Its number, which they ask for.
     pub place: usize,
-    pub functions: &'static [OSSL_DISPATCH],
+    pub functions: fn(usize) -> &'static [OSSL_DISPATCH],
     /// A cipher's: how it is run, and whether a message without an IV of its own begins with the one before.
     pub cipher: Option<(Way, bool)>,
 }
@@ -83,11 +84,18 @@ impl Algorithm {
 
     /// Of what works with keys of the broker's, too. Whoever looks for `provider=cryptofd` gets it where nothing
     /// else is ours; beside what is, `cryptofd.keys=yes` alone finds it.
-    pub fn by_reference(mut self) -> Algorithm {
+    fn by_reference(mut self) -> Algorithm {
         self.properties = c"provider=cryptofd-keys,cryptofd.keys=yes".to_owned();
         self.alone = Some(c"provider=cryptofd,cryptofd.keys=yes".to_owned());
         self
     }
+}
+
+/// Those of a family's that work with keys of the broker's, by their places.
+pub fn by_reference(all: Vec<Algorithm>, works: impl Fn(usize) -> bool) -> Vec<Algorithm> {
+    let all = all.into_iter().enumerate();
+    let all = all.filter(|(place, _)| works(*place));
+    all.map(|(_, one)| one.by_reference()).collect()
 }
 
 /// The algorithms of one operation.
@@ -96,20 +104,29 @@ pub struct Family {
     pub operation: c_int,
     /// The least profile that offers it.
     pub from: Profile,
-    /// Its algorithms. Called once in a process.
-    pub algorithms: fn() -> Vec<Algorithm>,
+    make: fn() -> Vec<Algorithm>,
+    made: OnceLock<Vec<Algorithm>>,
 }
 
-const fn family(operation: c_int, from: Profile, algorithms: fn() -> Vec<Algorithm>) -> Family {
+impl Family {
+    /// Its algorithms, made once in a process, by the first provider that offers them: the hosts keep addresses of
+    /// names and functions.
+    pub fn algorithms(&'static self) -> &'static [Algorithm] {
+        self.made.get_or_init(self.make)
+    }
+}
+
+const fn family(operation: c_int, from: Profile, make: fn() -> Vec<Algorithm>) -> Family {
     Family {
         operation,
         from,
-        algorithms,
+        make,
+        made: OnceLock::new(),
     }
 }
 
 /// All of them.
-pub static FAMILIES: &[Family] = &[
+pub static FAMILIES: [Family; 16] = [
     family(op::KEYMGMT, Profile::Keys, crate::keys::managers),
     family(op::SIGNATURE, Profile::Keys, crate::keys::signatures),
     family(op::ASYM_CIPHER, Profile::Keys, crate::keys::ciphers),

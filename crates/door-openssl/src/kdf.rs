@@ -50,10 +50,9 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate();
-    let all = all.filter(|(_, variant)| which(variant));
-    all.map(|(place, variant)| {
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate().map(|(place, variant)| {
         let functions = crate::ffi::kdf::functions(place);
         let text = format!("cryptofd's {}", variant.template);
         let job: Option<&[_]> = match variant.template {
@@ -80,19 +79,13 @@ fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
         };
         let made = family::Algorithm::new(&variant.names.join(":"), functions, &text);
         made.measured(job.map(Job::Kdf), None)
-    })
-    .collect()
-}
-
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    advertised(|_| true)
+    });
+    all.collect()
 }
 
 /// Those that derive from a key of the broker's; the others take passwords.
 pub fn by_reference() -> Vec<family::Algorithm> {
-    let all = advertised(Variant::takes_keys).into_iter();
-    all.map(family::Algorithm::by_reference).collect()
+    family::by_reference(algorithms(), |place| variants()[place].takes_keys())
 }
 
 impl Variant {

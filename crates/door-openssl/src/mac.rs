@@ -92,10 +92,9 @@ pub fn variants() -> &'static [Variant] {
     })
 }
 
-fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
-    let all = variants().iter().enumerate();
-    let all = all.filter(|(_, variant)| which(variant));
-    all.map(|(place, variant)| {
+/// What is advertised.
+pub fn algorithms() -> Vec<family::Algorithm> {
+    let all = variants().iter().enumerate().map(|(place, variant)| {
         let functions = crate::ffi::mac::functions(place);
         let text = format!("cryptofd's {}", variant.chief);
         let job = Job::Mac(match variant.over {
@@ -105,20 +104,14 @@ fn advertised(which: impl Fn(&Variant) -> bool) -> Vec<family::Algorithm> {
             Over::Itself | Over::Blake2 => &[],
         });
         family::Algorithm::new(&variant.names, functions, &text).measured(Some(job), None)
-    })
-    .collect()
-}
-
-/// What is advertised.
-pub fn algorithms() -> Vec<family::Algorithm> {
-    advertised(|_| true)
+    });
+    all.collect()
 }
 
 /// Those that a key of the broker's works with.
 pub fn by_reference() -> Vec<family::Algorithm> {
     let kept = |over| matches!(over, Over::Digest | Over::Cipher | Over::Nonce);
-    let all = advertised(|variant| kept(variant.over)).into_iter();
-    all.map(family::Algorithm::by_reference).collect()
+    family::by_reference(algorithms(), |place| kept(variants()[place].over))
 }
 
 impl Variant {
@@ -129,6 +122,12 @@ impl Variant {
             _ => None,
         }
     }
+}
+
+/// Only the host's own implementation does it.
+fn not_with_a_kept_key() -> Error {
+    let text = "this digest or cipher: not with a key that the broker keeps";
+    Error::new(Reason::UNSUPPORTED, text)
 }
 
 /// A MAC under way.
@@ -278,8 +277,7 @@ impl Running {
                 _ => {}
             }
             if self.host.is_some() && named.is_some() {
-                let text = "this digest or cipher: not with a key that the broker keeps";
-                return Err(Error::new(Reason::UNSUPPORTED, text));
+                return Err(not_with_a_kept_key());
             }
             if let Some(host) = &mut self.host {
                 return host.set_params(params);
@@ -359,8 +357,7 @@ impl Running {
         self.host = None;
         self.set_params(provider, params)?;
         if self.host.is_some() {
-            let text = "this digest or cipher: not with a key that the broker keeps";
-            return Err(Error::new(Reason::UNSUPPORTED, text));
+            return Err(not_with_a_kept_key());
         }
         self.keep(key)
     }

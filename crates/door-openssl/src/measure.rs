@@ -5,6 +5,7 @@ use crate::cipher::Way;
 use crate::error::{Error, Result};
 use crate::ffi::host::{Cipher, Digest, Implementation, Mac};
 use crate::ffi::params::{Given, Own};
+use crate::worth::{self, Side};
 use cryptofd_core::engine::Direction;
 use cryptofd_core::sys::buffer::{Input, Output};
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ const ROOM: usize = 64;
 /// TLS's additional data.
 const AAD: usize = 13;
 /// Bytes of messages. A record of TLS is at most 16 KiB; what an accelerator in the kernel gains begins later.
-const SIZES: [usize; 5] = [16, 256, 1 << 10, 8 << 10, 64 << 10];
+const SIZES: [usize; 5] = [16, 256, 1 << 10, 8 << 10, LONGEST];
+const LONGEST: usize = 64 << 10;
 
 /// What programs do with an algorithm.
 #[derive(Clone, Debug)]
@@ -68,8 +70,8 @@ impl Default for Room {
     /// For the longest.
     fn default() -> Room {
         Room {
-            data: (0..SIZES[SIZES.len() - 1]).map(|i| i as u8).collect(),
-            out: vec![0; SIZES[SIZES.len() - 1] + ROOM],
+            data: (0..LONGEST).map(|i| i as u8).collect(),
+            out: vec![0; LONGEST + ROOM],
         }
     }
 }
@@ -86,7 +88,7 @@ impl Job {
     fn habits(&self, size: usize) -> &'static [Habit] {
         match self {
             // Where a context costs nothing against the work.
-            _ if size >= SIZES[SIZES.len() - 1] => &[Habit::Fresh],
+            _ if size >= LONGEST => &[Habit::Fresh],
             Job::Kdf(_) => &[Habit::Fresh],
             Job::Cipher { way, .. } if !matches!(way, Way::Pieces | Way::Message) => {
                 &[Habit::Fresh, Habit::Kept, Habit::KeptDecrypting]
@@ -105,12 +107,11 @@ impl Job {
     ) -> Result<f64> {
         let mut least = f64::INFINITY;
         for habit in self.habits(size) {
-            let again =
-                crate::worth::times(LONG, |again| self.time(theirs, size, *habit, again, room))?;
-            let one = crate::worth::ratio(|side| {
+            let again = worth::times(LONG, |again| self.time(theirs, size, *habit, again, room))?;
+            let one = worth::ratio(|side| {
                 let who = match side {
-                    crate::worth::Side::Ours => ours,
-                    crate::worth::Side::Theirs => theirs,
+                    Side::Ours => ours,
+                    Side::Theirs => theirs,
                 };
                 let own = LIBCRYPTO[usize::from(*habit != Habit::Fresh)];
                 Ok(self.time(who, size, *habit, again, room)? + own * again)

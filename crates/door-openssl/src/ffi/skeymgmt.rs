@@ -1,9 +1,9 @@
 //! The C side of symmetric keys (provider-skeymgmt(7)).
 
 use super::params::{Described, Given, end, octets, size, text};
-use super::provider;
 use super::types::*;
-use crate::call::{gated, silent};
+use super::{freectx, give, provider};
+use crate::call::gated;
 use crate::context::Provider;
 use crate::skeys::Symmetric;
 use std::ffi::{c_char, c_int, c_void};
@@ -34,7 +34,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let import = [import::<0> as *const c_void, import::<1> as *const c_void];
     let all = vec![
-        f(skeymgmt::FREE, free as *const c_void),
+        f(skeymgmt::FREE, freectx::<Held> as *const c_void),
         f(skeymgmt::IMPORT, import[place]),
         f(skeymgmt::EXPORT, export as *const c_void),
         f(skeymgmt::GET_KEY_ID, get_key_id as *const c_void),
@@ -65,24 +65,15 @@ unsafe extern "C" fn import<const N: usize>(
 ) -> *mut c_void {
     // SAFETY: of the host.
     let (provider, params) = unsafe { (provider(provctx), Given::new(params)) };
-    gated(&provider, std::ptr::null_mut(), || {
+    let made = gated(&provider, None, || {
         if selection & SECRET == 0 {
-            return Ok(std::ptr::null_mut());
+            return Ok(None);
         }
         let key = Symmetric::import(N, params)?;
         let provider = provider.clone();
-        Ok(Box::into_raw(Box::new(Held { provider, key })).cast())
-    })
-}
-
-unsafe extern "C" fn free(held: *mut c_void) {
-    silent((), || {
-        if !held.is_null() {
-            // SAFETY: of the host, for the last time.
-            drop(unsafe { Box::from_raw(held.cast::<Held>()) });
-        }
-        Ok(())
+        Ok(Some(Box::new(Held { provider, key })))
     });
+    give(made)
 }
 
 unsafe extern "C" fn export(

@@ -355,7 +355,21 @@ impl Crypting {
         }
     }
 
-    /// Whose the next piece is.
+    /// The side whose the next piece is, and its context.
+    unsafe fn whose(
+        &mut self,
+        out: *mut u8,
+        data: *const u8,
+        length: usize,
+    ) -> (&Cipher, *mut c_void) {
+        if self.both.free {
+            // SAFETY: of the host.
+            unsafe { self.decide(out, data, length) };
+        }
+        self.both.now()
+    }
+
+    /// Decides whose a message is that has not begun.
     unsafe fn decide(&mut self, out: *mut u8, data: *const u8, length: usize) {
         // SAFETY: of the host.
         unsafe {
@@ -434,11 +448,7 @@ pub(super) unsafe extern "C" fn cipher_update(
 ) -> c_int {
     // SAFETY: of the host.
     unsafe {
-        let context = held::<Crypting>(context);
-        if context.both.free {
-            context.decide(out, data, length);
-        }
-        let (side, at) = context.both.now();
+        let (side, at) = held::<Crypting>(context).whose(out, data, length);
         (side.update)(at, out, written, room, data, length)
     }
 }
@@ -453,11 +463,7 @@ pub(super) unsafe extern "C" fn cipher_once(
 ) -> c_int {
     // SAFETY: of the host.
     unsafe {
-        let context = held::<Crypting>(context);
-        if context.both.free {
-            context.decide(out, data, length);
-        }
-        let (side, at) = context.both.now();
+        let (side, at) = held::<Crypting>(context).whose(out, data, length);
         side.once
             .map_or(0, |once| once(at, out, written, room, data, length))
     }
