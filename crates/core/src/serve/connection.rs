@@ -202,6 +202,8 @@ pub struct Connection {
     ended: bool,
     /// To be given up to another worker: as soon as nothing is under way (or, `true`, at once).
     leaving: Option<bool>,
+    /// It is given up to another worker: what comes now is that one's.
+    left: bool,
 }
 
 impl Connection {
@@ -217,6 +219,7 @@ impl Connection {
             passed_over: false,
             ended: false,
             leaving: None,
+            left: false,
         }
     }
 
@@ -251,7 +254,13 @@ impl Connection {
     pub(super) fn leave(&mut self, whatever: bool) -> bool {
         let whatever = whatever || self.leaving == Some(true);
         self.leaving = Some(whatever);
-        self.may_leave()
+        self.leaves()
+    }
+
+    /// Whether it goes now. That is decided once: a client may put a request on the ring at any moment.
+    fn leaves(&mut self) -> bool {
+        self.left = self.left || self.may_leave();
+        self.left
     }
 
     fn may_leave(&self) -> bool {
@@ -274,7 +283,7 @@ impl Connection {
     /// Serves until there is nothing to do, or others must have their turn. `buffer` holds one record and
     /// a byte more.
     pub(super) fn turn(&mut self, buffer: &mut [u8], scratch: &mut Scratch) -> Next {
-        if self.end.get().is_none() {
+        if self.end.get().is_none() || self.left {
             return Next::Over;
         }
         let mut budget = TURN;
@@ -284,7 +293,7 @@ impl Connection {
                 Ok(false) => return Next::Writable,
                 Err(Gone) => return Next::Over,
             }
-            if self.may_leave() {
+            if self.leaves() {
                 return Next::Over;
             }
             if self.inbox.is_empty() && budget == 0 {
@@ -317,7 +326,7 @@ impl Connection {
                 };
                 match ring.turn(&mut self.state, scratch) {
                     Ok(Turn::Ring) => self.outbox = Some(self.notice(Header::bell)),
-                    Ok(Turn::Asleep) if self.may_leave() => return Next::Over,
+                    Ok(Turn::Asleep) if self.leaves() => return Next::Over,
                     Ok(Turn::Asleep) => return Next::Readable,
                     Ok(Turn::More) => return Next::Soon,
                     // Whoever scribbles on a ring loses the session, and nobody else does.
@@ -600,7 +609,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let released = self.may_leave() && !self.ended;
+        let released = self.left && !self.ended;
         let left = self.state.leave();
         if let Some(keeper) = self.state.keeper() {
             keeper.ended(self.end.inode(), left, released);
@@ -712,5 +721,86 @@ pub(super) fn guarded_pair() -> Result<(Guarded, Guarded)> {
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.again()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::shared::Shared as Memory;
+    use serde_json::Value;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU64;
+
+    /// Says which ends went, and whether to another worker.
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<bool>>);
+
+    impl Keeper for Recorder {
+        fn epoch(&self) -> u32 {
+            1
+        }
+        fn allow(&self, _: &Incoming<'_>) -> Result<()> {
+            Ok(())
+        }
+        fn input(&self) -> Option<&crate::secret::Secret> {
+            None
+        }
+        fn version(&self) -> u8 {
+            1
+        }
+        fn older(&self, _: u8) -> Option<Arc<Session>> {
+            None
+        }
+        fn info(&self) -> Value {
+            Value::Null
+        }
+        fn hold(&self, _: BorrowedFd<'_>, _: u64) -> Result<()> {
+            Ok(())
+        }
+        fn ended(&self, _: u64, _: usize, released: bool) {
+            self.0.lock().unwrap().push(released);
+        }
+    }
+
+    #[test]
+    fn what_comes_as_an_end_is_given_up_is_the_next_workers() {
+        let keeper = Arc::new(Recorder::default());
+        let request = crate::session::Request {
+            algorithm: "sha256".into(),
+            ..Default::default()
+        };
+        let shared = Arc::new(Shared {
+            session: Session::open(request).unwrap(),
+            descriptors: 0.into(),
+            keeper: Some(keeper.clone()),
+        });
+        let size = ring::LEAST as u64;
+        let share = Share::take(&Arc::new(AtomicU64::new(0)), |_| Some(size));
+        let (ring, memory) = Ring::make(1, share.ok().unwrap()).unwrap();
+        let clients = Memory::map(memory.again(), ring::LEAST).unwrap();
+        let (here, client) = socket::pair().unwrap();
+        let mut connection = Connection::new(Guarded::new(here), State::new(shared));
+        connection.ring = Some(Box::new(ring));
+
+        assert!(connection.leave(false), "nothing is under way");
+        let (mut buffer, mut scratch) = (vec![0; record::RECORD + 1], Scratch::default());
+        // On the ring, and beside it.
+        clients.word(ring::SUBMITTED).store(1, Ordering::Release);
+        let header = Header {
+            op: Op::Info as u16,
+            id: 1,
+            ..Header::default()
+        };
+        socket::send(
+            client.as_fd(),
+            &[Input::from(&header.request()[..])],
+            None,
+            true,
+        )
+        .unwrap();
+        assert_eq!(connection.turn(&mut buffer, &mut scratch), Next::Over);
+        drop(connection);
+        assert_eq!(*keeper.0.lock().unwrap(), [true]);
     }
 }
