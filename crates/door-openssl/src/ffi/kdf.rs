@@ -3,7 +3,7 @@
 use super::params::{Asked, Given, Own, described, int, octets, size, text, uint, uint64};
 use super::skeymgmt::symmetric;
 use super::types::*;
-use super::{freectx, give, held, numbered, provider};
+use super::{Tables, freectx, give, held, numbered, provider};
 use crate::call::{gated, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -21,8 +21,13 @@ struct Context {
 
 /// The functions of a construction.
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
+    static ALL: Tables = Tables::new();
+    ALL.get(place, variants().len(), table)
+}
+
+fn table(place: usize) -> Vec<OSSL_DISPATCH> {
     let f = OSSL_DISPATCH::new;
-    let all = vec![
+    vec![
         f(kdf::NEWCTX, NEWCTX[place]),
         f(kdf::DUPCTX, dupctx as *const c_void),
         f(kdf::FREECTX, freectx::<Context> as *const c_void),
@@ -39,9 +44,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
             kdf::GETTABLE_CTX_PARAMS,
             gettable_ctx_params as *const c_void,
         ),
-        OSSL_DISPATCH::END,
-    ];
-    all.leak()
+    ]
 }
 
 numbered!(NEWCTX, newctx);
