@@ -12,6 +12,7 @@ from typing import Any
 
 from libcrypto import (
     GET_TAG,
+    NUMBER,
     OCTETS,
     POINTER,
     SET_IVLEN,
@@ -329,7 +330,7 @@ def refusals() -> None:
     said("a short tag", "a tag of 12 bytes")
     # What only the host's own does, which would need the bytes.
     number = params(num=b"....")
-    number[0].data_type, number[0].data_size = 2, 4
+    number[0].data_type, number[0].data_size = NUMBER, 4
     one = Cipher(None, "AES-256-CTR", OURS)
     assert one.init(None, bytes(16), 1, cryptofd_key="cryptofd:ctr")
     set_params = function("EVP_CIPHER_CTX_set_params", POINTER, POINTER)
@@ -453,6 +454,87 @@ def skeys() -> None:
     free(own)
 
 
+def generated() -> None:
+    """Keys that are made, as objects: the program's own, and the broker's under a name."""
+    make = function(
+        "EVP_SKEY_generate", POINTER, ctypes.c_char_p, ctypes.c_char_p, POINTER, result=POINTER
+    )
+    raw = function("EVP_SKEY_get0_raw_key", POINTER, ctypes.POINTER(POINTER), ctypes.POINTER(SIZE))
+    name_of = function("EVP_SKEY_get0_key_id", POINTER, result=ctypes.c_char_p)
+    init = function(
+        "EVP_CipherInit_SKEY", POINTER, POINTER, POINTER, ctypes.c_char_p, SIZE, ctypes.c_int,
+        POINTER,
+    )  # fmt: skip
+    free = function("EVP_SKEY_free", POINTER, result=None)
+
+    def made(kind: str, size: int | None = None, **given: str) -> Any:
+        if size is None:
+            return make(None, kind.encode(), OURS.encode(), params(**given))
+        how = params(key_length=size.to_bytes(8, sys.byteorder), **given)
+        how[0].data_type = NUMBER
+        return make(None, kind.encode(), OURS.encode(), how)
+
+    def bytes_of(key: Any) -> bytes | None:
+        place, size = POINTER(), SIZE()
+        if raw(key, ctypes.byref(place), ctypes.byref(size)) <= 0:
+            return None
+        return ctypes.string_at(place.value or 0, size.value)
+
+    seen = set()
+    for kind, size in (("AES", None), ("AES", 16), ("AES", 24), ("GENERIC-SECRET", 100)):
+        own = made(kind, size)
+        assert own, last_error()
+        key = bytes_of(own) or b""
+        assert len(key) == (size or 32)
+        assert name_of(own) is None
+        seen.add(key)
+        free(own)
+    assert len(seen) == 4
+    for kind, size in (("AES", 17), ("AES", 0), ("GENERIC-SECRET", 1 << 40)):
+        assert not made(kind, size)
+        said("a size", "bytes")
+
+    label = f"made-{os.urandom(8).hex()}"
+    named = {"cryptofd_key": reference(label)}
+    refused: tuple[tuple[str, dict[str, str], str], ...] = (
+        ("AES", {}, "cryptofd-algorithm"),
+        ("AES", {"cryptofd_algorithm": "hmac(sha256)"}, "GENERIC-SECRET"),
+        ("GENERIC-SECRET", {"cryptofd_algorithm": "ed25519"}, "pairs of keys"),
+        ("GENERIC-SECRET", {"cryptofd_algorithm": "rot13"}, "rot13"),
+        ("AES", {"cryptofd_algorithm": "cbc(aes)", "cryptofd_usage": "fly"}, "fly"),
+        ("AES", {"cryptofd_algorithm": "cbc(aes)", "cryptofd_key": "cryptofd:a/b"}, "maker's own"),
+    )
+    for kind, how, why in refused:
+        assert not made(kind, **{**named, **how})
+        said(why, why)
+    assert not made("AES", 20, **named, cryptofd_algorithm="cbc(aes)")
+    said("a size", "160")
+    assert not skey("AES", **named), "it was made by a call that failed"
+    clear_errors()
+
+    for number, (kind, size, algorithm, name) in enumerate((
+        ("AES", 16, "cbc(aes)", "AES-128-CBC"), ("AES", None, "ctr(aes)", "AES-256-CTR"),
+        ("GENERIC-SECRET", None, "rfc7539(chacha20,poly1305)", "ChaCha20-Poly1305"),
+    )):  # fmt: skip
+        named = {"cryptofd_key": reference(f"{label}-{number}")}
+        usage = {"cryptofd_usage": "encrypt, decrypt,caller-iv"}
+        key = made(kind, size, **named, **usage, cryptofd_algorithm=algorithm)
+        assert key, last_error()
+        assert bytes_of(key) is None
+        said("its bytes", "stays with the broker")
+        assert name_of(key).endswith(f"/{label}-{number}".encode())
+        assert not made(kind, size, **named, cryptofd_algorithm=algorithm)
+        said("again", label)
+        iv = bytes(12 if "Poly" in name else 16)
+        sealed = []
+        for one in (key, skey(kind, **named)):
+            ours = Cipher(None, name, OURS)
+            assert init(ours.ctx, ours.cipher, one, iv, len(iv), 1, None) > 0, last_error()
+            sealed.append(ours.update(bytes(64)))
+            free(one)
+        assert sealed[0] == sealed[1] != bytes(64)
+
+
 def lives() -> None:
     """Goes on with what it has begun, line by line of what it is asked."""
     ours, theirs = begun("ctr", "AES-256-CTR", bytes(16), 1)
@@ -502,7 +584,7 @@ def main(what: str, seed: int, rounds: int) -> None:
         "aeads": lambda: aeads(rng, rounds), "macs": lambda: macs(rng, rounds),
         "kdfs": lambda: kdfs(rng, rounds),
         "chosen": lambda: chosen(rng), "refusals": refusals, "defaults": defaults, "skeys": skeys,
-        "lives": lives,
+        "generated": generated, "lives": lives,
     }  # fmt: skip
     does[what]()
     print("done")

@@ -24,7 +24,7 @@ class Param(ctypes.Structure):
     ]
 
 
-UTF8, OCTETS = 4, 5
+NUMBER, UTF8, OCTETS = 2, 4, 5
 
 
 def params(**given: str | bytes) -> Any:

@@ -89,10 +89,14 @@ def test_all_keys_are_listed(host: Host) -> None:
 
 
 def test_the_private_half_is_never_written(host: Host, here: Path) -> None:
-    for what in ("-out key.pem", "-text", "-outform DER -out key.der"):
+    for what in ("-noout -text", "-outform DER -out key.der", "-traditional -out key.old"):
         said = openssl(host, f"pkey -in cryptofd:p256 {what}", fails=True)
         assert b"PRIVATE KEY" not in said
     assert not [name for name in here.iterdir() if name.stat().st_size]
+    # What is written is its name.
+    said = openssl(host, "pkey -in cryptofd:p256")
+    assert said.startswith(b"-----BEGIN CRYPTOFD KEY REFERENCE-----")
+    assert b"PRIVATE KEY" not in said
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,9 @@ def test_references_in_files(openssl: Later, broker: Broker, tmp_path: Path) -> 
     references(openssl, broker, tmp_path)
 
 
-BY_REFERENCE = ("skeys", "defaults", "plain", "units", "aeads", "macs", "kdfs", "chosen")
+BY_REFERENCE = (
+    "skeys", "generated", "defaults", "plain", "units", "aeads", "macs", "kdfs", "chosen"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("what", BY_REFERENCE)
@@ -179,3 +181,31 @@ def test_the_command_encrypts_with_them(openssl: Later, tmp_path: Path) -> None:
     sealed = openssl(f"enc -aes-256-cbc {query} {named} -iv {iv}", message)
     assert sealed == openssl(f"enc -aes-256-cbc -K {key} -iv {iv}", message)
     assert openssl(f"enc -d -aes-256-cbc {query} {named} -iv {iv}", sealed) == message
+
+
+def test_the_command_makes_them(openssl: Later, broker: Broker) -> None:
+    made = "-skeymgmt AES -skeyopt cryptofd-key:cryptofd:made -skeyopt cryptofd-algorithm:cbc(aes)"
+    query = "-propquery cryptofd.keys=yes"
+    assert b"/made" in openssl(f"skeyutl -genkey {query} {made}")
+    key = broker.connect().keys.info("made")
+    assert (key.algorithm, key.bits) == ("cbc(aes)", 256)
+    named = f"{query} -skeymgmt AES -skeyopt cryptofd-key:cryptofd:made -iv {bytes(16).hex()}"
+    sealed = openssl(f"enc -aes-256-cbc {named}", b"message")
+    assert openssl(f"enc -d -aes-256-cbc {named}", sealed) == b"message"
+
+
+def test_it_has_pairs_made(openssl: Later, broker: Broker) -> None:
+    """Also of types that earlier ones do not have."""
+    ours = "-propquery provider=cryptofd-keys"
+    for kind in ("ML-DSA-65", "ED25519"):
+        name = f"-pkeyopt cryptofd-key:cryptofd:own-{kind.lower()}"
+        openssl(f"genpkey {ours} -algorithm {kind} {name} -out k")
+        openssl("pkey -in k -pubout -out public")
+        openssl("pkeyutl -sign -rawin -inkey k -in message -out signature")
+        openssl("pkeyutl -verify -rawin -pubin -inkey public -sigfile signature -in message")
+    name = "-pkeyopt cryptofd-key:cryptofd:own-kem -pkeyopt cryptofd-usage:derive-bytes"
+    openssl(f"genpkey {ours} -algorithm ML-KEM-768 {name} -out k")
+    openssl("pkey -in k -pubout -out public")
+    openssl("pkeyutl -encap -pubin -inkey public -out sealed -secret one")
+    openssl("pkeyutl -decap -inkey k -in sealed -secret two")
+    assert Path("one").read_bytes() == Path("two").read_bytes()

@@ -126,13 +126,14 @@ const fn family(operation: c_int, from: Profile, make: fn() -> Vec<Algorithm>) -
 }
 
 /// All of them.
-pub static FAMILIES: [Family; 16] = [
+pub static FAMILIES: [Family; 17] = [
     family(op::KEYMGMT, Profile::Keys, crate::keys::managers),
     family(op::SIGNATURE, Profile::Keys, crate::keys::signatures),
     family(op::ASYM_CIPHER, Profile::Keys, crate::keys::ciphers),
     family(op::KEYEXCH, Profile::Keys, crate::keys::exchanges),
     family(op::KEM, Profile::Keys, crate::keys::kems),
     family(op::STORE, Profile::Keys, crate::keys::stores),
+    family(op::ENCODER, Profile::Keys, crate::keys::encoders),
     family(op::DECODER, Profile::Keys, crate::keys::decoders),
     family(op::SKEYMGMT, Profile::Keys, crate::skeys::managers),
     family(op::CIPHER, Profile::Keys, crate::cipher::by_reference),

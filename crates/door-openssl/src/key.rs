@@ -3,6 +3,7 @@
 use crate::error::{Error, Reason, Result};
 use crate::kept::{Kept, ask};
 use crate::pair::{Curve, Numbers, Public, TYPES};
+use crate::reference;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cryptofd_core::engine::Key as Material;
@@ -40,6 +41,14 @@ impl Key {
             algorithm: None,
             kept: None,
             here: OnceLock::new(),
+        }
+    }
+
+    /// One of which only the curve is known.
+    pub fn on(place: usize, curve: Option<&'static Curve>) -> Key {
+        Key {
+            curve,
+            ..Key::empty(place)
         }
     }
 
@@ -130,10 +139,7 @@ impl Key {
 
     /// A key of the same curve without its numbers.
     pub fn parameters(&self) -> Key {
-        Key {
-            curve: self.curve(),
-            ..Key::empty(self.place)
-        }
+        Key::on(self.place, self.curve())
     }
 
     /// Its curve.
@@ -203,6 +209,11 @@ impl Key {
                 "this key has no private half that the broker keeps",
             )
         })
+    }
+
+    /// The PEM file that holds its name.
+    pub fn reference(&self) -> Result<String> {
+        reference::write(self.place, &reference::uri(self.kept()?.name()))
     }
 
     /// Does something with the private half, in the worker.

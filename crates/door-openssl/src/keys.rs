@@ -87,6 +87,17 @@ pub fn stores() -> Vec<Algorithm> {
     vec![Algorithm::new(SCHEME, ffi::store::functions(), about)]
 }
 
+/// ENCODER: private keys are written as references, so that a program that makes one has a file to read.
+pub fn encoders() -> Vec<Algorithm> {
+    let properties = "provider=cryptofd-keys,output=pem,structure=PrivateKeyInfo";
+    let all = TYPES.iter().map(|kind| {
+        let about = "references to cryptofd's keys";
+        Algorithm::new(text(kind.name), ffi::encoder::functions(), about)
+            .with(properties, kind.since)
+    });
+    all.collect()
+}
+
 /// DECODER. Until 3.2, OpenSSL looks at all pairs of them for every key that a program reads from a file; so there
 /// is one for all types, and the object says which it is. Its name is a type that every release has.
 pub fn decoders() -> Vec<Algorithm> {

@@ -40,6 +40,7 @@ mod key;
 mod keys;
 mod mac;
 mod mac_kept;
+mod making;
 mod measure;
 mod measured;
 mod message;

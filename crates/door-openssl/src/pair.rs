@@ -148,12 +148,36 @@ static CURVES: [Curve; 3] = [
     },
 ];
 
+impl Type {
+    /// The table's algorithm of its keys, on this curve: to sign, or what else they are for; or to agree on a secret.
+    pub fn algorithm(
+        &self,
+        curve: Option<&'static Curve>,
+        agrees: bool,
+    ) -> Result<&'static Algorithm> {
+        let name = match curve {
+            Some(curve) if agrees => curve.agrees,
+            Some(curve) => curve.signs,
+            None if self.algorithm.is_empty() => {
+                let text = "group: say on which curve: P-256, P-384 or P-521";
+                return Err(Error::new(Reason::PARAMETER, text));
+            }
+            None => self.algorithm,
+        };
+        Ok(table::find(name)?)
+    }
+}
+
 impl Curve {
     /// By a name that a program gives it.
-    pub fn named(name: &str) -> Option<&'static Curve> {
+    pub fn named(name: &str) -> Result<&'static Curve> {
         let same = |other: &str| other.eq_ignore_ascii_case(name);
-        CURVES.iter().find(|curve| {
+        let found = CURVES.iter().find(|curve| {
             curve.group.to_str().is_ok_and(same) || curve.aliases.iter().any(|alias| same(alias))
+        });
+        found.ok_or_else(|| {
+            let text = format!("group {name:?}: P-256, P-384 or P-521");
+            Error::new(Reason::UNSUPPORTED, text)
         })
     }
 }
@@ -279,12 +303,11 @@ impl Public {
 
     /// The table's algorithm of such a key: to sign, or what else it is for; or to agree on a secret.
     pub fn algorithm(&self, agrees: bool) -> Result<&'static Algorithm> {
-        let name = match &self.numbers {
-            Numbers::Ec { curve, .. } if agrees => curve.agrees,
-            Numbers::Ec { curve, .. } => curve.signs,
-            _ => self.kind().algorithm,
+        let curve = match &self.numbers {
+            Numbers::Ec { curve, .. } => Some(*curve),
+            _ => None,
         };
-        Ok(table::find(name)?)
+        self.kind().algorithm(curve, agrees)
     }
 
     /// Bits, as OpenSSL counts them.

@@ -3,8 +3,10 @@
 
 use crate::error::{Error, Reason, Result};
 use crate::pair::TYPES;
-use spki::der::Decode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use spki::der::asn1::{SequenceOf, Utf8StringRef};
+use spki::der::{Decode, Encode};
 
 /// The scheme.
 pub const SCHEME: &str = "cryptofd";
@@ -14,6 +16,9 @@ pub const PEM: &str = "CRYPTOFD KEY REFERENCE";
 pub const STRUCTURE: &std::ffi::CStr = c"cryptofd-reference";
 /// Most bytes of it.
 pub const MOST: usize = 4096;
+
+/// Characters of a line of it.
+const LINE: usize = 64;
 
 /// What is in the PEM file: `SEQUENCE { type UTF8String, uri UTF8String }`.
 type Reference<'a> = SequenceOf<Utf8StringRef<'a>, 2>;
@@ -67,6 +72,15 @@ pub fn uri(name: &str) -> String {
 }
 
 impl Name {
+    /// From a URI that a program gives as a parameter.
+    pub fn given(uri: &str) -> Result<Name> {
+        if uri.len() > MOST {
+            let text = format!("a URI of {} bytes: at most {MOST}", uri.len());
+            return Err(Error::new(Reason::BAD_URI, text));
+        }
+        Name::parse(uri)
+    }
+
     /// From a URI.
     pub fn parse(uri: &str) -> Result<Name> {
         let (scheme, rest) = uri.split_once(':').unwrap_or(("", uri));
@@ -111,10 +125,30 @@ pub fn read(der: &[u8]) -> Result<(usize, String)> {
     Ok((place, uri.as_str().to_owned()))
 }
 
+/// The PEM file that names a key of the type at this place.
+pub fn write(place: usize, uri: &str) -> Result<String> {
+    let wrong = |_| Error::new(Reason::BAD_URI, format!("{uri}: not to be written"));
+    let kind = TYPES[place].name.to_str().unwrap_or_default();
+    let mut both = Reference::new();
+    for text in [kind, uri] {
+        both.add(Utf8StringRef::new(text).map_err(wrong)?)
+            .map_err(wrong)?;
+    }
+    let text = STANDARD.encode(both.to_der().map_err(wrong)?);
+    let mut pem = format!("-----BEGIN {PEM}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(LINE));
+        pem += line;
+        pem += "\n";
+        rest = after;
+    }
+    Ok(pem + &format!("-----END {PEM}-----\n"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use spki::der::Encode;
 
     #[test]
     fn uris_name_keys() {
@@ -154,6 +188,23 @@ mod tests {
             assert_eq!(uri(name), text);
             assert_eq!(Name::parse(text).unwrap(), Name::Key(name.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_reference_is_written_and_read() {
+        let uri = format!("cryptofd:uid:0/{}", "web".repeat(20));
+        let pem = write(1, &uri).unwrap();
+        let mut lines = pem.lines();
+        assert_eq!(lines.next(), Some("-----BEGIN CRYPTOFD KEY REFERENCE-----"));
+        let text: Vec<&str> = lines
+            .clone()
+            .take_while(|line| !line.starts_with('-'))
+            .collect();
+        assert!(text.len() > 1 && text.iter().all(|line| line.len() <= 64));
+        assert_eq!(lines.last(), Some("-----END CRYPTOFD KEY REFERENCE-----"));
+        assert!(pem.ends_with('\n'));
+        let der = STANDARD.decode(text.concat()).unwrap();
+        assert_eq!(read(&der).unwrap(), (1, uri));
     }
 
     #[test]

@@ -30,12 +30,7 @@ pub struct SecretKey {
 impl SecretKey {
     /// The key that a parameter names. Its session is opened now, as a pair's is.
     pub fn given(value: &Value<'_>) -> Result<Arc<SecretKey>> {
-        let uri = value.text()?;
-        if uri.len() > reference::MOST {
-            let text = format!("a URI of {} bytes: at most {}", uri.len(), reference::MOST);
-            return Err(Error::new(Reason::BAD_URI, text));
-        }
-        match Name::parse(uri)? {
+        match Name::given(value.text()?)? {
             Name::Key(name) => SecretKey::named(&name),
             Name::All => {
                 let text = "cryptofd: names all keys, of which one is wanted: cryptofd:LABEL";
@@ -44,7 +39,8 @@ impl SecretKey {
         }
     }
 
-    fn named(name: &str) -> Result<Arc<SecretKey>> {
+    /// The key of this name.
+    pub fn named(name: &str) -> Result<Arc<SecretKey>> {
         let answer = ask("KeyInfo", &json!({"key": name, "version": null}))?;
         let description = &answer.parameters["key"];
         let algorithm = table::find(description["algorithm"].as_str().unwrap_or_default())?;

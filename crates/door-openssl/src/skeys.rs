@@ -5,8 +5,11 @@ use crate::error::{Error, Reason, Result};
 use crate::family::Algorithm;
 use crate::ffi;
 use crate::ffi::params::Given;
+use crate::making;
 use crate::secret_key::{PARAMETER, SecretKey};
+use cryptofd_core::engines::software;
 use cryptofd_core::secret::Secret;
+use cryptofd_core::table;
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -32,43 +35,69 @@ pub fn managers() -> Vec<Algorithm> {
     .collect()
 }
 
+/// Sizes of AES's keys, and of those that nobody says the size of.
+const AES: [usize; 3] = [16, 24, 32];
+const USUAL: usize = 32;
+/// Most bytes of a key of no algorithm.
+const MOST: usize = 4096;
+
+/// Whether a key of this algorithm is of the type at this place.
+fn fits(place: usize, algorithm: &table::Algorithm) -> Result<()> {
+    if place == 0 && !algorithm.name.contains("aes") {
+        let text = format!("a key of {}: of the type GENERIC-SECRET", algorithm.name);
+        return Err(Error::new(Reason::UNSUPPORTED, text));
+    }
+    Ok(())
+}
+
 impl Symmetric {
-    /// Of the type at this place.
-    pub fn import(place: usize, params: Given<'_>) -> Result<Symmetric> {
-        let named = params.find(PARAMETER);
-        let raw = params.find(c"raw-bytes");
-        let (key, size) = match (named, raw) {
-            (Some(_), Some(_)) => {
-                let text = "raw-bytes and cryptofd-key: one of them";
-                return Err(Error::new(Reason::PARAMETER, text));
-            }
-            (Some(value), None) => {
-                let key = SecretKey::given(&value)?;
-                let aes = key.algorithm().name.contains("aes");
-                if place == 0 && !aes {
-                    let text = format!(
-                        "{} is a key of {}: of the type GENERIC-SECRET",
-                        key.uri().to_string_lossy(),
-                        key.algorithm().name
-                    );
-                    return Err(Error::new(Reason::UNSUPPORTED, text));
-                }
-                return Ok(Symmetric::Kept(key));
-            }
-            (None, Some(value)) => {
-                let bytes = value.octets()?;
-                (Secret::new(bytes), bytes.len())
-            }
-            (None, None) => {
-                let text = "neither raw-bytes nor cryptofd-key (cryptofd:LABEL) was given";
-                return Err(Error::new(Reason::PARAMETER, text));
-            }
-        };
-        if place == 0 && ![16, 24, 32].contains(&size) {
+    /// One of the broker's, which is of the type at this place.
+    fn kept(place: usize, key: Arc<SecretKey>) -> Result<Symmetric> {
+        fits(place, key.algorithm())?;
+        Ok(Symmetric::Kept(key))
+    }
+
+    /// One of the program's own.
+    fn own(place: usize, key: Secret) -> Result<Symmetric> {
+        let size = key.expose().len();
+        if place == 0 && !AES.contains(&size) {
             let text = format!("an AES key of {size} bytes: 16, 24 or 32");
             return Err(Error::new(Reason::INVALID_KEY_LENGTH, text));
         }
         Ok(Symmetric::Own(key))
+    }
+
+    /// A new one of the type at this place: where the parameters name it, the broker makes and keeps it.
+    pub fn generate(place: usize, params: Given<'_>) -> Result<Symmetric> {
+        if let Some(key) = making::secret(params, |algorithm| fits(place, algorithm))? {
+            return Ok(Symmetric::Kept(key));
+        }
+        let size = params.find(c"key-length");
+        let size = size.map_or(Ok(USUAL), |size| size.size())?;
+        if size == 0 || size > MOST {
+            let text = format!("a key of {size} bytes: 1 to {MOST}");
+            return Err(Error::new(Reason::INVALID_KEY_LENGTH, text));
+        }
+        let key = Secret::made(size, |out| software::random(out).map(|()| size))?;
+        Symmetric::own(place, key)
+    }
+
+    /// Of the type at this place.
+    pub fn import(place: usize, params: Given<'_>) -> Result<Symmetric> {
+        let named = params.find(PARAMETER);
+        let raw = params.find(c"raw-bytes");
+        match (named, raw) {
+            (Some(_), Some(_)) => {
+                let text = "raw-bytes and cryptofd-key: one of them";
+                Err(Error::new(Reason::PARAMETER, text))
+            }
+            (Some(value), None) => Symmetric::kept(place, SecretKey::given(&value)?),
+            (None, Some(value)) => Symmetric::own(place, Secret::new(value.octets()?)),
+            (None, None) => {
+                let text = "neither raw-bytes nor cryptofd-key (cryptofd:LABEL) was given";
+                Err(Error::new(Reason::PARAMETER, text))
+            }
+        }
     }
 
     /// Its bytes, where it is the program's own.

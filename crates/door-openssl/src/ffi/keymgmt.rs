@@ -3,7 +3,7 @@
 
 use super::params::{Asked, Described, Given, at, described, end, int, number, octets, text};
 use super::types::*;
-use super::{numbered, provider};
+use super::{generating, numbered, provider};
 use crate::call::{gated, guarded, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub const PRIVATE: c_int = 1;
 const PUBLIC: c_int = 2;
 const DOMAIN: c_int = 4;
-const BOTH: c_int = PRIVATE | PUBLIC;
+pub const BOTH: c_int = PRIVATE | PUBLIC;
 
 type Callback = unsafe extern "C" fn(*const OSSL_PARAM, *mut c_void) -> c_int;
 
@@ -45,7 +45,7 @@ pub unsafe fn key<'a>(pointer: *const c_void) -> &'a Held {
 /// The functions of the type at this place.
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
-    let all = vec![
+    let mut all = vec![
         f(keymgmt::NEW, NEW[place]),
         f(keymgmt::LOAD, load as *const c_void),
         f(keymgmt::FREE, free as *const c_void),
@@ -62,8 +62,9 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
         f(keymgmt::EXPORT, export as *const c_void),
         f(keymgmt::EXPORT_TYPES, TYPES_OF[place]),
         f(keymgmt::QUERY_OPERATION_NAME, OPERATION_NAME[place]),
-        OSSL_DISPATCH::END,
     ];
+    all.extend(generating::functions(place));
+    all.push(OSSL_DISPATCH::END);
     all.leak()
 }
 
@@ -289,11 +290,7 @@ fn imported(place: usize, params: Given<'_>) -> Result<Public> {
             exponent: needs(c"e")?.number()?,
         },
         b"EC" => {
-            let group = needs(c"group")?.text()?;
-            let curve = Curve::named(group).ok_or_else(|| {
-                let text = format!("group {group:?}: P-256, P-384 or P-521");
-                Error::new(Reason::UNSUPPORTED, text)
-            })?;
+            let curve = Curve::named(needs(c"group")?.text()?)?;
             let point = needs(c"pub")?.octets()?.to_vec();
             Numbers::Ec { curve, point }
         }
@@ -337,7 +334,6 @@ unsafe extern "C" fn export(
         return 0;
     }
     gated(&held.provider, 0, || {
-        let public = key.numbers()?;
         let given = |key: &'static std::ffi::CStr, data_type, data: &[u8]| OSSL_PARAM {
             key: key.as_ptr(),
             data_type,
@@ -352,28 +348,26 @@ unsafe extern "C" fn export(
             }
             bytes
         };
-        let points = selection & PUBLIC != 0;
+        let group = |curve: &Curve| {
+            let name = curve.group.to_bytes();
+            given(c"group", OSSL_PARAM_UTF8_STRING, name)
+        };
         let (first, second);
-        let mut list = match &public.numbers {
-            Numbers::Rsa { modulus, exponent } => {
-                (first, second) = (native(modulus), native(exponent));
-                vec![
-                    given(c"n", OSSL_PARAM_UNSIGNED_INTEGER, &first),
-                    given(c"e", OSSL_PARAM_UNSIGNED_INTEGER, &second),
-                ]
-            }
-            Numbers::Ec { curve, point } => {
-                let mut list = vec![given(
-                    c"group",
-                    OSSL_PARAM_UTF8_STRING,
-                    curve.group.to_bytes(),
-                )];
-                if points {
-                    list.push(given(c"pub", OSSL_PARAM_OCTET_STRING, point));
+        let mut list = match key.curve().filter(|_| selection & PUBLIC == 0) {
+            Some(curve) => vec![group(curve)],
+            None => match &key.numbers()?.numbers {
+                Numbers::Rsa { modulus, exponent } => {
+                    (first, second) = (native(modulus), native(exponent));
+                    vec![
+                        given(c"n", OSSL_PARAM_UNSIGNED_INTEGER, &first),
+                        given(c"e", OSSL_PARAM_UNSIGNED_INTEGER, &second),
+                    ]
                 }
-                list
-            }
-            Numbers::Plain(bytes) => vec![given(c"pub", OSSL_PARAM_OCTET_STRING, bytes)],
+                Numbers::Ec { curve, point } => {
+                    vec![group(curve), given(c"pub", OSSL_PARAM_OCTET_STRING, point)]
+                }
+                Numbers::Plain(bytes) => vec![given(c"pub", OSSL_PARAM_OCTET_STRING, bytes)],
+            },
         };
         list.push(end());
         // SAFETY: a list with an end, whose data live through the call.

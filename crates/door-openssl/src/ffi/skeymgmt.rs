@@ -1,10 +1,12 @@
 //! The C side of symmetric keys (provider-skeymgmt(7)).
 
-use super::params::{Described, Given, end, octets, size, text};
+use super::params::{Given, described, end, octets, size, text};
 use super::types::*;
 use super::{freectx, give, provider};
 use crate::call::gated;
 use crate::context::Provider;
+use crate::making::{ALGORITHM, USAGE};
+use crate::secret_key::PARAMETER;
 use crate::skeys::Symmetric;
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
@@ -33,6 +35,10 @@ pub unsafe fn symmetric<'a>(pointer: *const c_void) -> Option<&'a Symmetric> {
 pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let import = [import::<0> as *const c_void, import::<1> as *const c_void];
+    let generate = [
+        generate::<0> as *const c_void,
+        generate::<1> as *const c_void,
+    ];
     let all = vec![
         f(skeymgmt::FREE, freectx::<Held> as *const c_void),
         f(skeymgmt::IMPORT, import[place]),
@@ -42,17 +48,17 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
             skeymgmt::IMP_SETTABLE_PARAMS,
             imp_settable_params as *const c_void,
         ),
+        f(skeymgmt::GENERATE, generate[place]),
+        f(
+            skeymgmt::GEN_SETTABLE_PARAMS,
+            gen_settable_params as *const c_void,
+        ),
         OSSL_DISPATCH::END,
     ];
     all.leak()
 }
 
-static SETTABLE: Described<4> = Described([
-    octets(c"raw-bytes"),
-    size(c"key-length"),
-    text(crate::secret_key::PARAMETER),
-    end(),
-]);
+described!(SETTABLE: octets(c"raw-bytes"), size(c"key-length"), text(PARAMETER));
 
 unsafe extern "C" fn imp_settable_params(_: *mut c_void) -> *const OSSL_PARAM {
     SETTABLE.as_ptr()
@@ -70,6 +76,26 @@ unsafe extern "C" fn import<const N: usize>(
             return Ok(None);
         }
         let key = Symmetric::import(N, params)?;
+        let provider = provider.clone();
+        Ok(Some(Box::new(Held { provider, key })))
+    });
+    give(made)
+}
+
+described!(GENERATED: size(c"key-length"), text(PARAMETER), text(ALGORITHM), text(USAGE));
+
+unsafe extern "C" fn gen_settable_params(_: *mut c_void) -> *const OSSL_PARAM {
+    GENERATED.as_ptr()
+}
+
+unsafe extern "C" fn generate<const N: usize>(
+    provctx: *mut c_void,
+    params: *const OSSL_PARAM,
+) -> *mut c_void {
+    // SAFETY: of the host.
+    let (provider, params) = unsafe { (provider(provctx), Given::new(params)) };
+    let made = gated(&provider, None, || {
+        let key = Symmetric::generate(N, params)?;
         let provider = provider.clone();
         Ok(Some(Box::new(Held { provider, key })))
     });

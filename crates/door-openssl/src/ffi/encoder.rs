@@ -1,0 +1,87 @@
+//! The C side of writing a key of the broker's to a file (provider-encoder(7)): the file holds only its name.
+
+use super::core::Core;
+use super::keymgmt::{Held, PRIVATE, key};
+use super::types::*;
+use super::{freectx, give, provider, shared};
+use crate::call::{gated, silent};
+use crate::context::Provider;
+use crate::error::{Error, Reason, Result};
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+type Write = unsafe extern "C" fn(*mut OSSL_CORE_BIO, *const c_void, usize, *mut usize) -> c_int;
+
+struct Context {
+    provider: Arc<Provider>,
+}
+
+/// The functions.
+pub fn functions() -> &'static [OSSL_DISPATCH] {
+    let f = OSSL_DISPATCH::new;
+    let all = vec![
+        f(encoder::NEWCTX, newctx as *const c_void),
+        f(encoder::FREECTX, freectx::<Context> as *const c_void),
+        f(encoder::DOES_SELECTION, does_selection as *const c_void),
+        f(encoder::ENCODE, encode as *const c_void),
+        OSSL_DISPATCH::END,
+    ];
+    all.leak()
+}
+
+unsafe extern "C" fn newctx(provctx: *mut c_void) -> *mut c_void {
+    // SAFETY: of the host.
+    let provider = unsafe { provider(provctx) };
+    give(silent(None, || Ok(Some(Box::new(Context { provider })))))
+}
+
+/// Private halves: public ones are exported, and the host's own encoders write them.
+unsafe extern "C" fn does_selection(_provctx: *mut c_void, selection: c_int) -> c_int {
+    c_int::from(selection & PRIVATE != 0)
+}
+
+/// A name is no secret: a passphrase that the program has is not asked for.
+unsafe extern "C" fn encode(
+    context: *mut c_void,
+    bio: *mut OSSL_CORE_BIO,
+    held: *const c_void,
+    _parts: *const OSSL_PARAM,
+    selection: c_int,
+    _passphrase: *const c_void,
+    _passphrase_argument: *mut c_void,
+) -> c_int {
+    // SAFETY: of the host.
+    let context = unsafe { shared::<Context>(context) };
+    gated(&context.provider, 0, || {
+        if held.is_null() || selection & PRIVATE == 0 {
+            let text = "only a key that the broker keeps is written so";
+            return Err(Error::new(Reason::UNSUPPORTED, text));
+        }
+        // SAFETY: of the host: a key of ours, as it is of this provider.
+        let held: &Held = unsafe { key(held) };
+        let pem = held.key.reference()?;
+        // SAFETY: the host's BIO.
+        unsafe { write(context.provider.core(), bio, pem.as_bytes()) }.map(|()| 1)
+    })
+}
+
+/// Writes all of it.
+///
+/// # Safety
+/// The BIO is the host's.
+unsafe fn write(core: &Core, bio: *mut OSSL_CORE_BIO, mut data: &[u8]) -> Result<()> {
+    let failed = || Error::new(Reason::SYSTEM, "writing a key's reference");
+    // SAFETY: the number's type, by core_dispatch.h; the host's BIO; readable for its length.
+    unsafe {
+        let write: Write = core.function(upcall::BIO_WRITE_EX).ok_or_else(failed)?;
+        while !data.is_empty() {
+            let mut written = 0;
+            let done = write(bio, data.as_ptr().cast(), data.len(), &raw mut written);
+            if done != 1 || written == 0 {
+                return Err(failed());
+            }
+            data = data.get(written..).unwrap_or_default();
+        }
+    }
+    Ok(())
+}
