@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,9 @@ def test_no_byte_of_a_key_is_outside_the_worker(real: Broker, b: Connection) -> 
     assert pattern not in real.log.read_bytes()
 
 
-def test_workers_die_under_load(b: Connection) -> None:
+@contextlib.contextmanager
+def load(b: Connection) -> Iterator[Callable[[], None]]:
+    """Four threads that seal and unseal; what it gives waits until each has gone on."""
     b.keys.generate("db", "gcm(aes)", usage={"encrypt", "decrypt"})
     stop = threading.Event()
     errors: list[BaseException] = []
@@ -160,23 +164,41 @@ def test_workers_die_under_load(b: Connection) -> None:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(4):
+    def gone_on() -> None:
         before = list(counts)
         until = time.monotonic() + DEADLINE
         while any(now < then + 5 for now, then in zip(counts, before, strict=True)):
             assert not errors
             assert time.monotonic() < until, "somebody waits for ever"
             time.sleep(0.01)
-        pid = next(w["pid"] for w in b.status()["workers"])
-        os.kill(pid, signal.SIGKILL)
-    b.replace_worker()
-    stop.set()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
-        thread.join(DEADLINE)
+        thread.start()
+    try:
+        yield gone_on
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE)
     assert errors == []
+
+
+def test_workers_die_under_load(b: Connection) -> None:
+    with load(b) as gone_on:
+        for _ in range(4):
+            gone_on()
+            pid = next(w["pid"] for w in b.status()["workers"])
+            os.kill(pid, signal.SIGKILL)
+        b.replace_worker()
+
+
+def test_workers_are_replaced_under_load(b: Connection) -> None:
+    """Whatever is on its way to a worker that leaves."""
+    with load(b) as gone_on:
+        for _ in range(20):
+            gone_on()
+            b.replace_worker()
 
 
 def test_the_broker_dies_and_sessions_go_on(b: Connection) -> None:
