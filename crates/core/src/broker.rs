@@ -311,16 +311,19 @@ impl Broker {
             .map_err(|_| Error::invalid("parameters that are no JSON"))?;
         message.extend_from_slice(b"}\0");
         let mut place = lock(&self.connection);
-        let until = Instant::now() + PATIENCE;
+        // Since it went away: what it was asked may have taken long before.
+        let mut until = None;
         loop {
+            let now = Instant::now();
             let fresh = place.is_none();
-            let patience = if fresh { Instant::now() } else { until };
+            let patience = if fresh { now } else { now + PATIENCE };
             let connection = self.connected(&mut place, patience)?;
             match exchange(connection, &message, fds, method == OPEN, interrupted) {
                 Ok(answer) => return judged(answer),
                 Err(Broken::Gone) => {
                     *place = None;
                     let again = matches!(self.address, Address::Path(_)) && repeated;
+                    let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
                     if !again || Instant::now() >= until {
                         return Err(Error::new(
                             Kind::System,
