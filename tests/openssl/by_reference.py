@@ -494,6 +494,10 @@ def generated() -> None:
         assert not made(kind, size)
         said("a size", "bytes")
 
+    for how in ({"cryptofd_algorithm": "cbc(aes)"}, {"cryptofd_usage": "encrypt"}):
+        assert not made("AES", 32, **how)
+        said("no name", "say cryptofd-key")
+
     label = f"made-{os.urandom(8).hex()}"
     named = {"cryptofd_key": reference(label)}
     refused: tuple[tuple[str, dict[str, str], str], ...] = (
@@ -533,6 +537,17 @@ def generated() -> None:
             sealed.append(ours.update(bytes(64)))
             free(one)
         assert sealed[0] == sealed[1] != bytes(64)
+    # What derives gives bytes, if nothing else is said.
+    named = {"cryptofd_key": reference(f"{label}-base")}
+    key = made("GENERIC-SECRET", None, **named, cryptofd_algorithm="hkdf(sha256)")
+    assert key, last_error()
+    free(key)
+    fetch = function("EVP_KDF_fetch", POINTER, ctypes.c_char_p, ctypes.c_char_p, result=POINTER)
+    new = function("EVP_KDF_CTX_new", POINTER, result=POINTER)
+    derive = function("EVP_KDF_derive", POINTER, POINTER, SIZE, POINTER)
+    out = ctypes.create_string_buffer(32)
+    how = params(digest="SHA256", info=b"info", **named)
+    assert derive(new(fetch(None, b"HKDF", OURS.encode())), out, 32, how) > 0, last_error()
 
 
 def lives() -> None:

@@ -81,8 +81,11 @@ def test_a_request_makes_its_key(host: Host, broker: Broker, here: Path, label: 
 
 def test_what_a_key_is_for(host: Host, broker: Broker, here: Path, label: str) -> None:
     name = f"-pkeyopt cryptofd-key:cryptofd:{label}"
-    for kind, algorithm in (("EC -pkeyopt group:P-256", "ecdh-nist-p256"), ("X25519", "x25519")):
-        usage = "-pkeyopt cryptofd-usage:derive-bytes"
+    for kind, algorithm, usage in (
+        ("EC -pkeyopt group:P-256", "ecdh-nist-p256", "-pkeyopt cryptofd-usage:derive-bytes"),
+        # There is nothing else that a program can do with it.
+        ("X25519", "x25519", ""),
+    ):
         openssl(host, f"genpkey {OURS} -algorithm {kind} {name}-{algorithm} {usage} -out k")
         assert broker.connect().keys.info(f"{label}-{algorithm}").algorithm == algorithm
         openssl(host, f"genpkey -algorithm {kind} -out own")
@@ -94,6 +97,26 @@ def test_what_a_key_is_for(host: Host, broker: Broker, here: Path, label: str) -
     usage = "-pkeyopt cryptofd-usage:sign,sign-digest"
     openssl(host, f"genpkey {OURS} -algorithm EC -pkeyopt group:P-521 {name} {usage} -out k")
     assert set(broker.connect().keys.info(label).usage) == {"sign", "sign-digest"}
+
+
+def test_a_key_that_no_program_uses_is_made(host: Host, broker: Broker, here: Path) -> None:
+    """What fails later has a key to go on with, and no label that is taken for nothing."""
+    label = f"key{next(NUMBERS)}"
+    how = f"-pkeyopt group:P-256 -pkeyopt cryptofd-key:cryptofd:{label}"
+    openssl(host, f"genpkey {OURS} -algorithm EC {how} -pkeyopt cryptofd-usage:derive -out k")
+    assert set(broker.connect().keys.info(label).usage) == {"derive"}
+    assert (here / "k").read_text().startswith(NAME)
+
+
+def test_options_of_each_type(host: Host, here: Path, label: str) -> None:
+    name = f"-pkeyopt cryptofd-key:cryptofd:{label}"
+    ec = f"genpkey {OURS} -algorithm EC -pkeyopt group:P-256 {name}"
+    for wrong in ("ec_param_enc:explicit", "bits:521", "rsa_keygen_bits:2048"):
+        openssl(host, f"{ec} -pkeyopt {wrong}", fails=True)
+    for wrong in ("group:P-521", "bits:4096"):
+        openssl(host, f"genpkey {OURS} -algorithm ED25519 {name} -pkeyopt {wrong}", fails=True)
+    made = openssl(host, f"{ec} -pkeyopt ec_param_enc:named_curve -text")
+    assert "EC Private-Key: (256 bit)\nkept by the broker: cryptofd:" in made
 
 
 def test_what_is_not_made_says_why(host: Host, broker: Broker, here: Path, label: str) -> None:
@@ -133,6 +156,21 @@ def test_parameters_alone(host: Host, here: Path) -> None:
     said = openssl(host, f"genpkey -genparam {OURS} -algorithm EC -pkeyopt group:P-384")
     theirs = openssl(host, "genpkey -genparam -algorithm EC -pkeyopt group:P-384")
     assert said == theirs
+    said = openssl(host, f"genpkey -genparam {OURS} -algorithm EC", fails=True)
+    assert "say on which curve" in said
+    openssl(host, f"genpkey -genparam {OURS} -algorithm RSA", fails=True)
+
+
+@pytest.mark.parametrize("profile", ["keys", "all"])
+def test_own_keys_where_ours_is_preferred(here: Path, tmp_path: Path, profile: str) -> None:
+    """They are made, encrypted and read as without us."""
+    preferring = Host(tmp_path, profile)
+    for kind in ("EC -pkeyopt group:P-256", "ED25519", "RSA"):
+        openssl(preferring, f"genpkey -algorithm {kind} -out own")
+        openssl(preferring, "pkey -in own -aes256 -passout pass:x -out sealed")
+        assert "ENCRYPTED" in (here / "sealed").read_text()
+        openssl(preferring, "pkey -in sealed -passin pass:x -out again")
+        assert (here / "own").read_text() == (here / "again").read_text()
 
 
 def test_the_file_holds_no_secret(host: Host, here: Path, label: str) -> None:
@@ -151,9 +189,25 @@ sys.path.insert(0, {tests!r})
 from libcrypto import POINTER, function, last_error, params
 text = ctypes.c_char_p
 new = function("EVP_PKEY_CTX_new_from_name", POINTER, text, text, result=POINTER)
+new_like = function("EVP_PKEY_CTX_new_from_pkey", POINTER, POINTER, text, result=POINTER)
+bits = function("EVP_PKEY_get_bits", POINTER)
+begin_parameters = function("EVP_PKEY_paramgen_init", POINTER)
 begin = function("EVP_PKEY_keygen_init", POINTER)
 set_params = function("EVP_PKEY_CTX_set_params", POINTER, POINTER)
 make = function("EVP_PKEY_generate", POINTER, ctypes.POINTER(POINTER))
+ours = b"provider=cryptofd-keys"
+# Parameters of ours, and a key like them.
+context = new(None, b"EC", ours)
+assert begin_parameters(context) > 0, last_error()
+assert set_params(context, params(group="P-384")) > 0, last_error()
+curve, like = POINTER(), POINTER()
+assert make(context, ctypes.byref(curve)) > 0, last_error()
+assert bits(curve) == 384
+context = new_like(None, curve, ours)
+assert begin(context) > 0, last_error()
+assert set_params(context, params(cryptofd_key="cryptofd:like-" + sys.argv[1])) > 0, last_error()
+assert make(context, ctypes.byref(like)) > 0, last_error()
+assert bits(like) == 384
 for name in sys.argv[1:]:
     context = new(None, b"EC", b"provider=cryptofd-keys")
     assert begin(context) > 0, last_error()
@@ -170,4 +224,4 @@ def test_a_program_makes_many(host: Host, broker: Broker, label: str) -> None:
     said = host.run("python3", "-c", code, *names).decode().splitlines()
     assert [line.split()[0] for line in said] == ["1"] * 20, said
     owned = {key.label for key in broker.connect().keys.list()}
-    assert set(names) <= owned
+    assert {*names, f"like-{names[0]}"} <= owned

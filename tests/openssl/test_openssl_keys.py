@@ -89,7 +89,7 @@ def test_all_keys_are_listed(host: Host) -> None:
 
 
 def test_the_private_half_is_never_written(host: Host, here: Path) -> None:
-    for what in ("-noout -text", "-outform DER -out key.der", "-traditional -out key.old"):
+    for what in ("-outform DER -out key.der", "-traditional -out key.old"):
         said = openssl(host, f"pkey -in cryptofd:p256 {what}", fails=True)
         assert b"PRIVATE KEY" not in said
     assert not [name for name in here.iterdir() if name.stat().st_size]
@@ -97,6 +97,12 @@ def test_the_private_half_is_never_written(host: Host, here: Path) -> None:
     said = openssl(host, "pkey -in cryptofd:p256")
     assert said.startswith(b"-----BEGIN CRYPTOFD KEY REFERENCE-----")
     assert b"PRIVATE KEY" not in said
+    said = openssl(host, "pkey -in cryptofd:p256 -noout -text")
+    assert said.startswith(b"EC Private-Key: (256 bit)\nkept by the broker: cryptofd:")
+    for what in ("pkcs8 -topk8 -nocrypt -outform DER", "pkcs12 -export -nocerts -passout pass:x"):
+        given = "-inkey" if what.startswith("pkcs12") else "-in"
+        said = openssl(host, f"{what} {given} cryptofd:p256 -out key.out", fails=True)
+        assert not (here / "key.out").exists() or not (here / "key.out").stat().st_size
 
 
 @pytest.mark.parametrize(

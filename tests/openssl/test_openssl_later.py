@@ -203,7 +203,7 @@ def test_it_has_pairs_made(openssl: Later, broker: Broker) -> None:
         openssl("pkey -in k -pubout -out public")
         openssl("pkeyutl -sign -rawin -inkey k -in message -out signature")
         openssl("pkeyutl -verify -rawin -pubin -inkey public -sigfile signature -in message")
-    name = "-pkeyopt cryptofd-key:cryptofd:own-kem -pkeyopt cryptofd-usage:derive-bytes"
+    name = "-pkeyopt cryptofd-key:cryptofd:own-kem"
     openssl(f"genpkey {ours} -algorithm ML-KEM-768 {name} -out k")
     openssl("pkey -in k -pubout -out public")
     openssl("pkeyutl -encap -pubin -inkey public -out sealed -secret one")

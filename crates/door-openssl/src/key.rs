@@ -52,7 +52,8 @@ impl Key {
         }
     }
 
-    fn of(description: &Value, private: bool) -> Result<Option<Key>> {
+    /// The key that the broker describes so; None: OpenSSL has no words for it.
+    pub fn of(description: &Value, private: bool) -> Result<Option<Key>> {
         let text = |name: &str| description[name].as_str().unwrap_or_default();
         let Ok(algorithm) = table::find(text("algorithm")) else {
             return Ok(None);
@@ -209,6 +210,16 @@ impl Key {
                 "this key has no private half that the broker keeps",
             )
         })
+    }
+
+    /// What people are shown of it.
+    pub fn text(&self) -> Result<String> {
+        let kind = TYPES[self.place].name.to_string_lossy();
+        let bits = self.numbers()?.bits();
+        let uri = reference::uri(self.kept()?.name());
+        Ok(format!(
+            "{kind} Private-Key: ({bits} bit)\nkept by the broker: {uri}\n"
+        ))
     }
 
     /// The PEM file that holds its name.

@@ -89,11 +89,17 @@ pub fn stores() -> Vec<Algorithm> {
 
 /// ENCODER: private keys are written as references, so that a program that makes one has a file to read.
 pub fn encoders() -> Vec<Algorithm> {
-    let properties = "provider=cryptofd-keys,output=pem,structure=PrivateKeyInfo";
-    let all = TYPES.iter().map(|kind| {
-        let about = "references to cryptofd's keys";
-        Algorithm::new(text(kind.name), ffi::encoder::functions(), about)
-            .with(properties, kind.since)
+    let pem = "provider=cryptofd-keys,output=pem,structure=PrivateKeyInfo";
+    let people = "provider=cryptofd-keys,output=text";
+    let about = "references to cryptofd's keys";
+    let ways = [
+        (ffi::encoder::to_pem(), pem),
+        (ffi::encoder::to_text(), people),
+    ];
+    let all = ways.into_iter().flat_map(|(functions, properties)| {
+        TYPES.iter().map(move |kind| {
+            Algorithm::new(text(kind.name), functions, about).with(properties, kind.since)
+        })
     });
     all.collect()
 }

@@ -2,15 +2,15 @@
 //! than its name.
 
 use crate::error::{Error, Reason, Result};
-use crate::ffi::params::{Given, Value};
+use crate::ffi::params::{Given, Value as Parameter};
 use crate::kept::ask;
 use crate::key::Key;
-use crate::pair::{Curve, TYPES};
+use crate::pair::{Curve, TYPES, no_curve};
 use crate::reference::Name;
 use crate::secret_key::{PARAMETER, SecretKey};
 use cryptofd_core::engines::software;
 use cryptofd_core::table::{self, Algorithm, Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -19,7 +19,10 @@ pub const USAGE: &CStr = c"cryptofd-usage";
 /// The parameter that says of which algorithm a secret key is.
 pub const ALGORITHM: &CStr = c"cryptofd-algorithm";
 /// The exponent of all of the broker's RSA keys.
-const EXPONENT: i128 = 65537;
+const EXPONENT: &str = "65537";
+/// What keys are for that agree on secrets or are derived from: of other keys, and of bytes that programs get.
+const DERIVE: &str = "derive";
+const BYTES: &str = "derive-bytes";
 
 /// How a key is called, and what it is for. Whatever is not said is as the broker has it.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +47,20 @@ impl Wanted {
     /// Whether it is to agree on secrets, or to derive from.
     fn derives(&self) -> bool {
         let usage = self.usage.as_deref().unwrap_or_default();
-        usage.iter().any(|word| word.starts_with("derive"))
+        usage.iter().any(|word| word.starts_with(DERIVE))
     }
 
-    /// Has it made; its label.
-    fn make(&self, algorithm: &str) -> Result<&str> {
+    /// What a key is for of which nothing is said: a program that derives wants bytes. Of other algorithms it is as
+    /// the broker has it.
+    fn usage(&self, algorithm: &Algorithm) -> Option<Vec<String>> {
+        let derives =
+            algorithm.kind == Kind::Kdf || algorithm.does("agree") || algorithm.does("decapsulate");
+        let bytes = || derives.then(|| vec![BYTES.to_owned()]);
+        self.usage.clone().or_else(bytes)
+    }
+
+    /// Has it made, and returns the broker's description. What fails from here on has made a key: nothing does.
+    fn make(&self, algorithm: &Algorithm) -> Result<Value> {
         let label = self.label.as_deref().ok_or_else(|| {
             let text = "cryptofd-key: say cryptofd:LABEL, under which the broker keeps the new key";
             Error::new(Reason::PARAMETER, text)
@@ -58,13 +70,13 @@ impl Wanted {
         software::random(&mut token)?;
         let asked = json!({
             "label": label,
-            "algorithm": algorithm,
+            "algorithm": algorithm.name,
             "bits": self.bits,
-            "usage": self.usage,
+            "usage": self.usage(algorithm),
             "token": format!("{:032x}", u128::from_ne_bytes(token)),
         });
-        ask("GenerateKey", &asked)?;
-        Ok(label)
+        let mut answer = ask("GenerateKey", &asked)?;
+        Ok(answer.parameters["key"].take())
     }
 }
 
@@ -79,15 +91,20 @@ fn label(uri: &str) -> Result<String> {
     }
 }
 
-/// A number that only one value is good for.
-fn only(value: Option<Value<'_>>, good: i128, what: &str) -> Result<()> {
-    match value.map(|value| value.integer()).transpose()? {
-        Some(number) if number != good => Err(Error::new(
-            Reason::UNSUPPORTED,
-            format!("{what} {number}: the broker's RSA keys have {good}"),
-        )),
-        _ => Ok(()),
+/// What only one value is good for.
+fn only(value: Option<Parameter<'_>>, good: &str, what: &str) -> Result<()> {
+    let said = match &value {
+        None => return Ok(()),
+        Some(value) => match value.text() {
+            Ok(text) => text.to_owned(),
+            Err(_) => value.integer()?.to_string(),
+        },
+    };
+    if said == good {
+        return Ok(());
     }
+    let text = format!("{what} {said}: the broker's keys have {good}");
+    Err(Error::new(Reason::UNSUPPORTED, text))
 }
 
 /// A pair that is to be made.
@@ -122,12 +139,14 @@ impl Pair {
                     self.wanted.bits = Some(value.size()?);
                 }
                 only(params.find(c"e"), EXPONENT, "exponent")?;
-                only(params.find(c"primes"), 2, "primes")?;
+                only(params.find(c"primes"), "2", "primes")?;
             }
             b"EC" => {
                 if let Some(value) = params.find(c"group") {
                     self.curve = Some(Curve::named(value.text()?)?);
                 }
+                only(params.find(c"encoding"), "named_curve", "encoding")?;
+                only(params.find(c"point-format"), "uncompressed", "point-format")?;
             }
             _ => {}
         }
@@ -135,16 +154,20 @@ impl Pair {
     }
 
     /// Its curve alone.
-    pub fn parameters(&self) -> Key {
-        Key::on(self.place, self.curve)
+    pub fn parameters(&self) -> Result<Key> {
+        match self.curve {
+            Some(_) => Ok(Key::on(self.place, self.curve)),
+            None => Err(no_curve()),
+        }
     }
 
     /// Has it made.
     pub fn make(&self) -> Result<Key> {
         let kind = &TYPES[self.place];
         let algorithm = kind.algorithm(self.curve, self.wanted.derives())?;
-        let label = self.wanted.make(algorithm.name)?;
-        Key::named(label, true)
+        let made = self.wanted.make(algorithm)?;
+        let key = Key::of(&made, true)?;
+        key.ok_or_else(|| Error::new(Reason::INTERNAL, "a key that is none"))
     }
 }
 
@@ -157,7 +180,16 @@ pub fn secret(
     let mut wanted = Wanted::default();
     wanted.set(params)?;
     if wanted.label.is_none() {
-        return Ok(None);
+        let said = [ALGORITHM, USAGE]
+            .into_iter()
+            .find(|name| params.find(name).is_some());
+        return said.map_or(Ok(None), |name| {
+            let text = format!(
+                "{}: only a key of the broker's has that: say cryptofd-key, too",
+                name.to_string_lossy()
+            );
+            Err(Error::new(Reason::PARAMETER, text))
+        });
     }
     let name = params.find(ALGORITHM).ok_or_else(|| {
         let text = "cryptofd-algorithm: a key of the broker's serves one: gcm(aes), cbc(aes), hmac(sha256) ...";
@@ -172,5 +204,5 @@ pub fn secret(
     if let Some(value) = params.find(c"key-length") {
         wanted.bits = Some(value.size()?.saturating_mul(8));
     }
-    SecretKey::named(wanted.make(algorithm.name)?).map(Some)
+    SecretKey::of(&wanted.make(algorithm)?).map(Some)
 }

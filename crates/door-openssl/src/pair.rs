@@ -113,7 +113,7 @@ pub struct Curve {
     /// Bytes of a coordinate.
     pub size: usize,
     /// Most bytes of a signature in DER.
-    signature: usize,
+    pub signature: usize,
     signs: &'static str,
     agrees: &'static str,
 }
@@ -158,10 +158,7 @@ impl Type {
         let name = match curve {
             Some(curve) if agrees => curve.agrees,
             Some(curve) => curve.signs,
-            None if self.algorithm.is_empty() => {
-                let text = "group: say on which curve: P-256, P-384 or P-521";
-                return Err(Error::new(Reason::PARAMETER, text));
-            }
+            None if self.algorithm.is_empty() => return Err(no_curve()),
             None => self.algorithm,
         };
         Ok(table::find(name)?)
@@ -169,6 +166,16 @@ impl Type {
 }
 
 impl Curve {
+    /// Bits of a coordinate.
+    pub fn bits(&self) -> usize {
+        if self.size == 66 { 521 } else { self.size * 8 }
+    }
+
+    /// Bits of security.
+    pub fn strength(&self) -> Result<u32> {
+        Ok(table::find(self.signs)?.strength_of(self.bits()))
+    }
+
     /// By a name that a program gives it.
     pub fn named(name: &str) -> Result<&'static Curve> {
         let same = |other: &str| other.eq_ignore_ascii_case(name);
@@ -209,6 +216,12 @@ pub struct Public {
 
 fn wrong<E>(_: E) -> Error {
     Error::new(Reason::INVALID, "no public key of a type that is known")
+}
+
+/// Nobody said on which curve.
+pub fn no_curve() -> Error {
+    let text = "group: say on which curve: P-256, P-384 or P-521";
+    Error::new(Reason::PARAMETER, text)
 }
 
 fn stripped(number: &[u8]) -> &[u8] {
@@ -316,8 +329,7 @@ impl Public {
             Numbers::Rsa { modulus, .. } => {
                 modulus.len() * 8 - modulus.first().map_or(0, |b| b.leading_zeros() as usize)
             }
-            Numbers::Ec { curve, .. } if curve.size == 66 => 521,
-            Numbers::Ec { curve, .. } => curve.size * 8,
+            Numbers::Ec { curve, .. } => curve.bits(),
             Numbers::Plain(bytes) => match self.kind().name.to_bytes() {
                 b"ED25519" => 256,
                 b"X25519" => 253,

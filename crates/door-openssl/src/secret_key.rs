@@ -1,7 +1,7 @@
 //! Secret keys of the broker's: programs name them, workers use them, and their bytes are not in this process.
 
 use crate::error::{Error, Reason, Result};
-use crate::ffi::params::Value;
+use crate::ffi::params::Value as Parameter;
 use crate::kept::{Kept, ask};
 use crate::reference::{self, Name};
 use cryptofd_core::client::Client;
@@ -10,7 +10,7 @@ use cryptofd_core::record::{Op, Params, Request};
 use cryptofd_core::remote::request;
 use cryptofd_core::sys::buffer::{Input, Output};
 use cryptofd_core::table::{self, Algorithm, Kind};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -29,7 +29,7 @@ pub struct SecretKey {
 
 impl SecretKey {
     /// The key that a parameter names. Its session is opened now, as a pair's is.
-    pub fn given(value: &Value<'_>) -> Result<Arc<SecretKey>> {
+    pub fn given(value: &Parameter<'_>) -> Result<Arc<SecretKey>> {
         match Name::given(value.text()?)? {
             Name::Key(name) => SecretKey::named(&name),
             Name::All => {
@@ -42,24 +42,30 @@ impl SecretKey {
     /// The key of this name.
     pub fn named(name: &str) -> Result<Arc<SecretKey>> {
         let answer = ask("KeyInfo", &json!({"key": name, "version": null}))?;
-        let description = &answer.parameters["key"];
+        let key = SecretKey::of(&answer.parameters["key"])?;
+        key.kept.session()?;
+        Ok(key)
+    }
+
+    /// The key that the broker describes so.
+    pub fn of(description: &Value) -> Result<Arc<SecretKey>> {
         let algorithm = table::find(description["algorithm"].as_str().unwrap_or_default())?;
+        let kept = Kept::of(description);
+        let uri = reference::uri(kept.name());
         if algorithm.kind == Kind::Pair {
             let text = format!(
-                "cryptofd:{name} is a pair of keys ({}): OSSL_STORE loads it",
+                "{uri} is a pair of keys ({}): OSSL_STORE loads it",
                 algorithm.name
             );
             return Err(Error::new(Reason::UNSUPPORTED, text));
         }
-        let kept = Kept::of(description);
         let bits = description["bits"].as_u64().unwrap_or(0);
         let key = SecretKey {
             algorithm,
             size: usize::try_from(bits / 8).unwrap_or(0),
-            uri: CString::new(reference::uri(kept.name())).unwrap_or_default(),
+            uri: CString::new(uri).unwrap_or_default(),
             kept,
         };
-        key.kept.session()?;
         Ok(Arc::new(key))
     }
 

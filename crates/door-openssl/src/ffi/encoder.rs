@@ -4,9 +4,10 @@ use super::core::Core;
 use super::keymgmt::{Held, PRIVATE, key};
 use super::types::*;
 use super::{freectx, give, provider, shared};
-use crate::call::{gated, silent};
+use crate::call::{guarded, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
+use crate::key::Key;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -16,14 +17,23 @@ struct Context {
     provider: Arc<Provider>,
 }
 
-/// The functions.
-pub fn functions() -> &'static [OSSL_DISPATCH] {
+/// The functions of the encoder to PEM.
+pub fn to_pem() -> &'static [OSSL_DISPATCH] {
+    functions(pem as *const c_void)
+}
+
+/// Those of what people read.
+pub fn to_text() -> &'static [OSSL_DISPATCH] {
+    functions(text as *const c_void)
+}
+
+fn functions(encode: *const c_void) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
         f(encoder::NEWCTX, newctx as *const c_void),
         f(encoder::FREECTX, freectx::<Context> as *const c_void),
         f(encoder::DOES_SELECTION, does_selection as *const c_void),
-        f(encoder::ENCODE, encode as *const c_void),
+        f(encoder::ENCODE, encode),
         OSSL_DISPATCH::END,
     ];
     all.leak()
@@ -41,7 +51,7 @@ unsafe extern "C" fn does_selection(_provctx: *mut c_void, selection: c_int) -> 
 }
 
 /// A name is no secret: a passphrase that the program has is not asked for.
-unsafe extern "C" fn encode(
+unsafe extern "C" fn pem(
     context: *mut c_void,
     bio: *mut OSSL_CORE_BIO,
     held: *const c_void,
@@ -51,17 +61,45 @@ unsafe extern "C" fn encode(
     _passphrase_argument: *mut c_void,
 ) -> c_int {
     // SAFETY: of the host.
+    unsafe { encode(context, bio, held, selection, Key::reference) }
+}
+
+unsafe extern "C" fn text(
+    context: *mut c_void,
+    bio: *mut OSSL_CORE_BIO,
+    held: *const c_void,
+    _parts: *const OSSL_PARAM,
+    selection: c_int,
+    _passphrase: *const c_void,
+    _passphrase_argument: *mut c_void,
+) -> c_int {
+    // SAFETY: of the host.
+    unsafe { encode(context, bio, held, selection, Key::text) }
+}
+
+/// Writes what `made` makes of a key.
+///
+/// # Safety
+/// All is of the host, the key one of ours.
+unsafe fn encode(
+    context: *mut c_void,
+    bio: *mut OSSL_CORE_BIO,
+    held: *const c_void,
+    selection: c_int,
+    made: impl Fn(&Key) -> Result<String>,
+) -> c_int {
+    // SAFETY: as the caller vouches.
     let context = unsafe { shared::<Context>(context) };
-    gated(&context.provider, 0, || {
+    guarded(&context.provider, 0, || {
         if held.is_null() || selection & PRIVATE == 0 {
             let text = "only a key that the broker keeps is written so";
             return Err(Error::new(Reason::UNSUPPORTED, text));
         }
-        // SAFETY: of the host: a key of ours, as it is of this provider.
+        // SAFETY: as the caller vouches.
         let held: &Held = unsafe { key(held) };
-        let pem = held.key.reference()?;
+        let made = made(&held.key)?;
         // SAFETY: the host's BIO.
-        unsafe { write(context.provider.core(), bio, pem.as_bytes()) }.map(|()| 1)
+        unsafe { write(context.provider.core(), bio, made.as_bytes()) }.map(|()| 1)
     })
 }
 

@@ -6,7 +6,9 @@ use super::types::*;
 use super::{freectx, give, held, numbered, provider};
 use crate::call::{gated, guarded};
 use crate::context::Provider;
+use crate::error::{Error, Reason};
 use crate::making::{Pair, USAGE};
+use crate::pair::{EC, TYPES};
 use crate::secret_key::PARAMETER;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
@@ -26,16 +28,14 @@ pub fn functions(place: usize) -> [OSSL_DISPATCH; 6] {
         f(keymgmt::GEN_INIT, INIT[place]),
         f(keymgmt::GEN_SET_TEMPLATE, set_template as *const c_void),
         f(keymgmt::GEN_SET_PARAMS, set_params as *const c_void),
-        f(
-            keymgmt::GEN_SETTABLE_PARAMS,
-            settable_params as *const c_void,
-        ),
+        f(keymgmt::GEN_SETTABLE_PARAMS, SETTABLE_PARAMS[place]),
         f(keymgmt::GEN, generate as *const c_void),
         f(keymgmt::GEN_CLEANUP, freectx::<Context> as *const c_void),
     ]
 }
 
 numbered!(INIT, init);
+numbered!(SETTABLE_PARAMS, settable_params);
 
 unsafe extern "C" fn init<const N: usize>(
     provctx: *mut c_void,
@@ -45,10 +45,14 @@ unsafe extern "C" fn init<const N: usize>(
     // SAFETY: of the host.
     let (provider, params) = unsafe { (provider(provctx), Given::new(params)) };
     let made = gated(&provider, None, || {
+        let whole = selection & BOTH != 0;
+        if !whole && N != EC {
+            let text = "only keys on curves have parameters";
+            return Err(Error::new(Reason::UNSUPPORTED, text));
+        }
         let mut pair = Pair::new(N);
         pair.set(params)?;
         let provider = provider.clone();
-        let whole = selection & BOTH != 0;
         Ok(Some(Box::new(Context {
             provider,
             pair,
@@ -59,6 +63,9 @@ unsafe extern "C" fn init<const N: usize>(
 }
 
 unsafe extern "C" fn set_template(context: *mut c_void, template: *mut c_void) -> c_int {
+    if context.is_null() || template.is_null() {
+        return 0;
+    }
     // SAFETY: of the host: a key of this type's.
     let (context, template) = unsafe { (held::<Context>(context), key(template)) };
     guarded(&context.provider, 0, || {
@@ -68,6 +75,9 @@ unsafe extern "C" fn set_template(context: *mut c_void, template: *mut c_void) -
 }
 
 unsafe extern "C" fn set_params(context: *mut c_void, params: *const OSSL_PARAM) -> c_int {
+    if context.is_null() {
+        return 0;
+    }
     // SAFETY: of the host.
     let (context, params) = unsafe { (held::<Context>(context), Given::new(params)) };
     guarded(&context.provider, 0, || {
@@ -76,10 +86,19 @@ unsafe extern "C" fn set_params(context: *mut c_void, params: *const OSSL_PARAM)
     })
 }
 
-described!(SETTABLE: text(PARAMETER), text(USAGE), size(c"bits"), number(c"e"), size(c"primes"), text(c"group"));
+described!(RSA: text(PARAMETER), text(USAGE), size(c"bits"), number(c"e"), size(c"primes"));
+described!(CURVES: text(PARAMETER), text(USAGE), text(c"group"), text(c"encoding"), text(c"point-format"));
+described!(PLAIN: text(PARAMETER), text(USAGE));
 
-unsafe extern "C" fn settable_params(_: *mut c_void, _: *mut c_void) -> *const OSSL_PARAM {
-    SETTABLE.as_ptr()
+unsafe extern "C" fn settable_params<const N: usize>(
+    _: *mut c_void,
+    _: *mut c_void,
+) -> *const OSSL_PARAM {
+    match TYPES[N].name.to_bytes() {
+        b"RSA" => RSA.as_ptr(),
+        b"EC" => CURVES.as_ptr(),
+        _ => PLAIN.as_ptr(),
+    }
 }
 
 /// The broker does not say how far it is: the callback hears nothing.
@@ -88,12 +107,15 @@ unsafe extern "C" fn generate(
     _progress: *mut c_void,
     _argument: *mut c_void,
 ) -> *mut c_void {
+    if context.is_null() {
+        return std::ptr::null_mut();
+    }
     // SAFETY: of the host.
     let context = unsafe { held::<Context>(context) };
     gated(&context.provider, std::ptr::null_mut(), || {
         let key = Arc::new(match context.whole {
             true => context.pair.make()?,
-            false => context.pair.parameters(),
+            false => context.pair.parameters()?,
         });
         let provider = context.provider.clone();
         Ok(Held { provider, key }.lend().cast())

@@ -208,6 +208,9 @@ unsafe extern "C" fn get_params(held: *const c_void, params: *mut OSSL_PARAM) ->
         if let (None, Some(curve)) = (held.key.public(), held.key.curve()) {
             asked.answer(|name, slot| match name.to_bytes() {
                 b"group" => slot.text_ptr(curve.group),
+                b"bits" => slot.size(curve.bits()),
+                b"security-bits" => slot.integer(curve.strength()?.into()),
+                b"max-size" => slot.size(curve.signature),
                 _ => Ok(()),
             })?;
             return Ok(1);
