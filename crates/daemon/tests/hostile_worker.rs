@@ -246,6 +246,12 @@ impl Hostile {
         );
     }
 
+    /// Tells of a clone.
+    fn hold(&self, sid: u64, held: &OwnedFd) {
+        let held = held.try_clone().unwrap();
+        self.say(&json!({"event": "hold", "sid": sid}), vec![held]);
+    }
+
     /// Takes epoch, keys, counts and the broker's channel, as if it were one of ours.
     fn begin(&mut self) {
         loop {
@@ -695,4 +701,58 @@ fn goes_on_with(free: u64) {
     }
     limit(stage.daemon.pid(), "nofile", 1024);
     assert_eq!(errno(stage.daemon.control.ask(asked)), 0);
+}
+
+/// Whether the holder of the other end sees that it is over.
+fn over(client: &OwnedFd) -> bool {
+    let seen = socket::poll(client.as_fd(), libc::POLLIN, 0).unwrap();
+    seen & libc::POLLHUP != 0
+}
+
+/// A clone is served by who was told of it, or by nobody: one that was under way when its session was closed
+/// ends with it, and one that is not kept is not served either.
+#[test]
+fn an_end_that_is_not_kept_is_ended() {
+    let mut stage = Stage::new();
+    let own = stage.recipe_in(OTHER);
+    let (others, theirs) = stage.open_in(OTHER, &own);
+    let mut evil = stage.take(DOMAIN);
+    let id = stage.ask_session(DOMAIN, &own);
+    let (sid, _end) = evil.serve();
+    let _client = stage.daemon.control.wait(id).unwrap();
+    let (kept, client) = socket::pair().unwrap();
+    evil.hold(sid, &kept);
+    evil.hold(sid, &kept);
+    let (strange, strangers) = socket::pair().unwrap();
+    evil.hold(others, &strange);
+    evil.heard();
+    assert_eq!(stage.ends(sid), 2);
+    assert!(!over(&client), "what is known is told twice");
+    assert!(over(&strangers), "a session of another domain");
+    stage
+        .daemon
+        .control
+        .ask(json!({"op": "close", "sid": sid}))
+        .unwrap();
+    assert!(over(&client));
+    let (late, client) = socket::pair().unwrap();
+    evil.hold(sid, &late);
+    evil.heard();
+    stage.daemon.status();
+    assert!(over(&client), "a clone of a session that is closed");
+    // Beyond a domain's part of all descriptors.
+    let id = stage.ask_session(DOMAIN, &own);
+    let (sid, _end) = evil.serve();
+    let _client = stage.daemon.control.wait(id).unwrap();
+    limit(stage.daemon.pid(), "nofile", 256);
+    let clones: Vec<_> = (0..100).map(|_| socket::pair().unwrap()).collect();
+    for (held, _) in &clones {
+        evil.hold(sid, held);
+    }
+    evil.heard();
+    let kept = stage.ends(sid) as usize - 1;
+    let living = clones.iter().filter(|(_, client)| !over(client)).count();
+    assert_eq!(living, kept);
+    assert!(kept < clones.len());
+    call(&theirs, Op::Digest, b"x").unwrap();
 }

@@ -437,7 +437,8 @@ impl Supervisor {
             };
             match worker.link.receive(&mut buffer) {
                 Incoming::Packet(packet) => self.heard(number, packet),
-                // Our want of room, for which nobody is ended: what would have been kept is not.
+                // Our want of room, for which nobody is ended: what would have been kept is not. Nor can it be
+                // ended, since nobody here has it: such a clone lives until its worker is gone.
                 Incoming::Lost(_) => {}
                 Incoming::Garbage(error) => {
                     // Ours do not send such: it is not ours any more.
@@ -492,26 +493,40 @@ impl Supervisor {
         }
     }
 
+    /// Keeps a clone's end, or ends it: its session may have been closed while it was made, and what is not
+    /// kept could not be ended later.
     fn hold(&mut self, number: u64, sid: u64, fd: Foreign) {
-        let Ok(inode) = sys::inode(fd.as_fd()) else {
+        // Anything else is not ours to touch.
+        if !sys::carries_packets(fd.as_fd()) {
             return;
-        };
-        let Some(worker) = self.workers.get(&number) else {
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
+        }
+        if let Some(fd) = self.keep(number, sid, fd) {
+            sys::shutdown(fd.as_fd());
+        }
+    }
+
+    /// Keeps a clone's end; what it returns is not kept.
+    fn keep(&mut self, number: u64, sid: u64, fd: Foreign) -> Option<Foreign> {
+        let known = (sys::inode(fd.as_fd()).ok())
+            .zip(self.workers.get(&number))
+            .zip(self.sessions.get_mut(&sid));
+        let Some(((inode, worker), session)) = known else {
+            return Some(fd);
         };
         let Some(domain) = self.domains.get(&worker.domain) else {
-            return;
+            return Some(fd);
         };
+        if session.domain != worker.domain {
+            return Some(fd);
+        }
+        if session.ends.iter().any(|end| end.inode == inode) {
+            return None;
+        }
         let most = cryptofd_core::serve::DESCRIPTORS;
         // Of others' room nothing is taken.
         let held = Arc::strong_count(&domain.held) as u64;
-        let full = session.ends.len() >= most || held > sys::descriptors() / PART;
-        let known = session.ends.iter().any(|end| end.inode == inode);
-        if session.domain != worker.domain || full || known || !sys::carries_packets(fd.as_fd()) {
-            return;
+        if session.ends.len() >= most || held > sys::descriptors() / PART {
+            return Some(fd);
         }
         super::systemd::keep_end(sid, std::iter::once(fd.as_fd()));
         session.ends.push(End {
@@ -520,6 +535,7 @@ impl Supervisor {
             worker: number,
             _held: Some(domain.held.clone()),
         });
+        None
     }
 
     fn ended(&mut self, number: u64, sid: u64, inode: u64, released: bool) {
