@@ -756,3 +756,56 @@ fn an_end_that_is_not_kept_is_ended() {
     assert!(kept < clones.len());
     call(&theirs, Op::Digest, b"x").unwrap();
 }
+
+impl Stage {
+    /// Asks that a domain's worker be replaced, by one that this test is and that is not ready.
+    fn replace(&mut self, domain: &str) -> (u64, Hostile) {
+        self.next_is(true);
+        let asked = json!({"op": "replace", "domain": domain});
+        let id = self.daemon.control.send(asked, Vec::new());
+        let hostile = self.hostile();
+        self.next_is(false);
+        (id, hostile)
+    }
+
+    /// A session of a domain whose worker is to be replaced, what it answers, and its worker's pid.
+    fn served(&mut self) -> (Client, Vec<u8>, u32) {
+        let own = self.recipe_in(DOMAIN);
+        let (_, client) = self.open_in(DOMAIN, &own);
+        let right = call(&client, Op::Digest, b"x").unwrap();
+        (client, right, self.daemon.worker(DOMAIN).1)
+    }
+}
+
+/// A planned replacement whose fresh worker is never ready, or dies: the old one goes on, with all that was
+/// asked for meanwhile, and whoever asked for the replacement is told.
+#[test]
+fn a_replacement_that_fails_costs_nobody_anything() {
+    for dies in [true, false] {
+        let mut stage = Stage::new();
+        let (client, right, pid) = stage.served();
+        let (id, evil) = stage.replace(DOMAIN);
+        let asked = json!({"op": "worker", "domain": DOMAIN});
+        let waiting = stage.daemon.control.send(asked, Vec::new());
+        assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
+        // Otherwise the supervisor does that, after five seconds.
+        if dies {
+            kill(evil.pid);
+        }
+        assert_eq!(errno(stage.daemon.control.wait(id)), libc::EIO);
+        let (ok, fds) = stage.daemon.control.wait(waiting).unwrap();
+        assert_eq!(ok["pid"], json!(pid));
+        generate(
+            &mut Channel::new(fds.into_iter().next().unwrap()),
+            "gcm(aes)",
+            &["encrypt"],
+        );
+        assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
+        assert_eq!(stage.daemon.worker(DOMAIN).1, pid);
+        // Nothing of it is left: it can be asked again, and the program run anew.
+        let again = json!({"op": "replace", "domain": DOMAIN});
+        stage.daemon.control.ask(again).unwrap();
+        stage.daemon.control.ask(json!({"op": "reexec"})).unwrap();
+        assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
+    }
+}

@@ -148,6 +148,7 @@ impl Worker {
 
     /// Whoever waits for it through the broker is gone.
     pub fn forget_replies(&mut self) {
+        self.replacement = None;
         for pending in self.pending.values_mut() {
             if let Pending::Move(moved) = pending {
                 moved.reply = None;
@@ -663,18 +664,8 @@ impl Supervisor {
         worker.started = Instant::now();
         let (name, replaces) = (worker.domain.clone(), worker.replaces.take());
         let (pid, epoch) = (worker.process.pid, worker.epoch);
-        let waiting = match self.domains.get_mut(&name) {
-            Some(domain) => std::mem::take(&mut domain.waiting),
-            None => Vec::new(),
-        };
-        let known = waiting.is_empty();
-        for id in waiting {
-            match self.channel(number) {
-                Ok(fd) => self.reply(id, Ok(json!({"pid": pid, "epoch": epoch})), vec![fd]),
-                Err(error) => self.reply(id, Err(error), Vec::new()),
-            }
-        }
-        if known && epoch > 1 {
+        let asked = self.answer_waiting(&name, number);
+        if !asked && epoch > 1 {
             if let Ok(fd) = self.channel(number) {
                 let why = if replaces.is_some() {
                     "replaced"
@@ -701,6 +692,27 @@ impl Supervisor {
         self.say_status();
     }
 
+    /// Gives a channel to a domain's worker to those of the broker's requests that wait for one; whether any do.
+    fn answer_waiting(&mut self, name: &str, number: u64) -> bool {
+        let waiting = match self.domains.get_mut(name) {
+            Some(domain) => std::mem::take(&mut domain.waiting),
+            None => Vec::new(),
+        };
+        let any = !waiting.is_empty();
+        for id in waiting {
+            let about = self
+                .workers
+                .get(&number)
+                .map(|worker| json!({"pid": worker.process.pid, "epoch": worker.epoch}));
+            match (self.channel(number), about) {
+                (Ok(fd), Some(about)) => self.reply(id, Ok(about), vec![fd]),
+                (Ok(_), None) => {}
+                (Err(error), _) => self.reply(id, Err(error), Vec::new()),
+            }
+        }
+        any
+    }
+
     /// Does what time asks for with one worker.
     pub(super) fn look_after(&mut self, number: u64, now: Instant) {
         let Some(worker) = self.workers.get(&number) else {
@@ -723,8 +735,11 @@ impl Supervisor {
         } else if !worker.ready {
             worker.started = now;
             worker.process.signal(libc::SIGKILL);
-            let name = worker.domain.clone();
-            self.give_up(&name, "no worker was ready within 5 seconds");
+            let (name, old) = (worker.domain.clone(), worker.replaces);
+            // Where another serves still, that one goes on.
+            if old.is_none_or(|old| !self.workers.contains_key(&old)) {
+                self.give_up(&name, "no worker was ready within 5 seconds");
+            }
         } else {
             worker.asked = Some(now);
             // One that does not even read is overdue as one that does not answer.
@@ -813,8 +828,7 @@ impl Supervisor {
             // One that was to replace another, which is still there.
             let old = worker.replaces.filter(|old| self.workers.contains_key(old));
             if let Some(old) = old {
-                let domain = self.domains.entry(name.clone()).or_default();
-                domain.current = Some(old);
+                self.not_replaced(&name, old);
             } else if too_many {
                 let why = format!("five workers died within ten seconds, the last: {last}");
                 self.give_up(&name, &why);
@@ -945,6 +959,20 @@ impl Supervisor {
         Ok(true)
     }
 
+    /// The worker that was to come in the place of `old` died before it was ready: `old` goes on.
+    fn not_replaced(&mut self, name: &str, old: u64) {
+        let domain = self.domains.entry(name.to_owned()).or_default();
+        domain.current = Some(old);
+        if let Some(id) = self
+            .workers
+            .get_mut(&old)
+            .and_then(|w| w.replacement.take())
+        {
+            self.replaced(id, false);
+        }
+        self.answer_waiting(name, old);
+    }
+
     fn replaced(&mut self, id: u64, planned: bool) {
         let Some(left) = self.replacements.get_mut(&id) else {
             return;
@@ -953,7 +981,10 @@ impl Supervisor {
         let none_left = *left == 0;
         if !planned {
             self.replacements.remove(&id);
-            let died = Error::system(libc::EIO, "the worker died before it was replaced");
+            let died = Error::system(
+                libc::EIO,
+                "a worker died before one was replaced by the other",
+            );
             self.reply(id, Err(died), Vec::new());
         } else if none_left {
             self.replacements.remove(&id);
