@@ -297,8 +297,8 @@ pub struct Link {
     queued: usize,
     /// Most bytes of an object in a memfd that comes.
     body: usize,
-    /// Whether room to send is watched for.
-    watched: Cell<bool>,
+    /// What is watched for.
+    watched: Cell<i32>,
 }
 
 impl Link {
@@ -309,7 +309,7 @@ impl Link {
             queue: VecDeque::new(),
             queued: 0,
             body: BODY,
-            watched: Cell::new(false),
+            watched: Cell::new(libc::EPOLLIN),
         }
     }
 
@@ -392,10 +392,12 @@ impl Link {
         !self.queue.is_empty()
     }
 
-    /// Whether room to send is to be watched for, or no more; `None`: as before.
-    pub fn watches(&self) -> Option<bool> {
-        let waits = self.waiting();
-        (self.watched.replace(waits) != waits).then_some(waits)
+    /// What is to be watched for: what comes if it is read now, room while something waits; `None`: as before.
+    pub fn watches(&self, read: bool, waits: bool) -> Option<i32> {
+        let comes = if read { libc::EPOLLIN } else { 0 };
+        let room = if waits { libc::EPOLLOUT } else { 0 };
+        let events = comes | room;
+        (self.watched.replace(events) != events).then_some(events)
     }
 
     /// Takes the next packet, if there is one.

@@ -809,3 +809,34 @@ fn a_replacement_that_fails_costs_nobody_anything() {
         assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
     }
 }
+
+/// A program that cannot be run anew says so, and its broker is heard as before.
+#[test]
+fn a_program_that_cannot_be_run_anew_goes_on() {
+    let mut stage = Stage::new();
+    let (client, right, _) = stage.served();
+    let program = stage.daemon.folder.0.join("cryptofd-daemon");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::create_dir(&program).unwrap();
+    for _ in 0..2 {
+        let refused = stage.daemon.control.ask(json!({"op": "reexec"}));
+        assert_eq!(errno(refused), libc::EACCES);
+        stage.daemon.status();
+    }
+    std::fs::remove_dir(&program).unwrap();
+    stage.next_is(false);
+    // Nor is one deaf that was busy for too long: a worker goes on with what it began.
+    let own = stage.recipe_in(DOMAIN);
+    let (_, begun) = stage.open_in(DOMAIN, &own);
+    call(&begun, Op::Update, b"x").unwrap();
+    let asked = json!({"op": "replace", "domain": DOMAIN});
+    let replaced = stage.daemon.control.send(asked, Vec::new());
+    stage.daemon.control.notice("worker");
+    let refused = stage.daemon.control.ask(json!({"op": "reexec"}));
+    assert_eq!(errno(refused), libc::EBUSY);
+    stage.daemon.status();
+    call(&begun, Op::Finish, b"").unwrap();
+    stage.daemon.control.wait(replaced).unwrap();
+    stage.daemon.control.ask(json!({"op": "reexec"})).unwrap();
+    assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
+}

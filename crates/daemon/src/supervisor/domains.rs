@@ -345,7 +345,8 @@ impl Supervisor {
 
     fn rewatch_worker(&self, number: u64) {
         if let Some(worker) = self.workers.get(&number) {
-            self.rewatch(&worker.link, LINK | number);
+            let events = worker.link.watches(true, worker.link.waiting());
+            self.rewatch(&worker.link, LINK | number, events);
         }
     }
 

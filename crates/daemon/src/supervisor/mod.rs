@@ -359,12 +359,22 @@ impl Supervisor {
             .map_err(system("epoll_ctl"))
     }
 
-    /// Watches a link for room as well while something waits on it.
-    fn rewatch(&self, link: &Link, token: u64) {
-        let Some(waits) = link.watches() else { return };
-        let room = if waits { libc::EPOLLOUT } else { 0 };
-        let events = libc::EPOLLIN | room;
-        let _ = socket::watch(self.epoll.as_fd(), link.as_fd(), events, token, true);
+    /// Watches the broker's link. Before the program is run anew nothing is read of it: its next request is
+    /// for the next program.
+    fn rewatch_broker(&self) {
+        if let Some(broker) = &self.broker {
+            let events = broker
+                .link
+                .watches(self.reexec.is_none(), broker.link.waiting());
+            self.rewatch(&broker.link, BROKER, events);
+        }
+    }
+
+    /// Watches a link for something else than before, if there is something.
+    fn rewatch(&self, link: &Link, token: u64, events: Option<i32>) {
+        if let Some(events) = events {
+            let _ = socket::watch(self.epoll.as_fd(), link.as_fd(), events, token, true);
+        }
     }
 
     fn serve(mut self) -> Result<()> {
@@ -517,13 +527,18 @@ impl Supervisor {
         let mut buffer = std::mem::take(&mut self.buffer);
         // A bounded number: workers have their turn too.
         for _ in 0..64 {
-            if self.reexec.is_some() {
-                break;
-            }
             let Some(broker) = &mut self.broker else {
                 break;
             };
             broker.link.flush();
+            if self.reexec.is_some() {
+                let over = socket::poll(broker.link.as_fd(), 0, 0);
+                if over.is_ok_and(|seen| seen & libc::POLLHUP == 0) {
+                    break;
+                }
+                // Who asked for it is gone.
+                self.reexec = None;
+            }
             match broker.link.receive(&mut buffer) {
                 Incoming::Packet(packet) => self.request(packet),
                 Incoming::Lost(packet) => {
@@ -539,20 +554,7 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(broker) = &self.broker {
-            if self.reexec.is_some() {
-                // Its next request is for the next program.
-                let _ = socket::watch(
-                    self.epoll.as_fd(),
-                    broker.link.as_fd(),
-                    libc::EPOLLONESHOT,
-                    BROKER,
-                    true,
-                );
-            } else {
-                self.rewatch(&broker.link, BROKER);
-            }
-        }
+        self.rewatch_broker();
         self.buffer = buffer;
     }
 
@@ -622,9 +624,7 @@ impl Supervisor {
                 }
             }
         }
-        if let Some(broker) = &self.broker {
-            self.rewatch(&broker.link, BROKER);
-        }
+        self.rewatch_broker();
     }
 
     fn reply(&mut self, id: u64, done: Result<Value>, fds: Vec<OwnedFd>) {
