@@ -840,3 +840,21 @@ fn a_program_that_cannot_be_run_anew_goes_on() {
     stage.daemon.control.ask(json!({"op": "reexec"})).unwrap();
     assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
 }
+
+/// One that hangs when another comes in its place is not waited for as one that finishes its streams.
+#[test]
+fn one_that_hangs_while_it_leaves_is_ended() {
+    let mut stage = Stage::new();
+    let own = stage.recipe_in(OTHER);
+    let mut evil = stage.take(DOMAIN);
+    let id = stage.ask_session(DOMAIN, &own);
+    evil.serve();
+    let (_, mut fds) = stage.daemon.control.wait(id).unwrap();
+    let asked = json!({"op": "replace", "domain": DOMAIN});
+    let replaced = stage.daemon.control.send(asked, Vec::new());
+    while evil.next().text("op").unwrap() != "drain" {}
+    // Twenty seconds are the most that is waited for here: a stream would have thirty.
+    stage.daemon.control.wait(replaced).unwrap();
+    let client = Client::adopt(fds.pop().unwrap(), &mut never).unwrap();
+    call(&client, Op::Digest, b"x").unwrap();
+}

@@ -189,16 +189,23 @@ impl Worker {
 
     /// When something about it is overdue.
     pub fn deadline(&self, idle: bool) -> Option<Instant> {
-        if let Some(at) = self.leaving {
-            return Some(at);
-        }
-        if !self.ready {
-            return Some(self.started + READY);
-        }
-        match self.asked {
-            Some(at) => Some(at + PATIENCE),
-            None if idle => None,
-            None => Some(self.answered + PING),
+        let alive = if !self.ready {
+            Some(self.started + READY)
+        } else if let Some(at) = self.asked {
+            Some(at + PATIENCE)
+        } else if idle && self.leaving.is_none() {
+            None
+        } else {
+            Some(self.answered + PING)
+        };
+        self.leaving.into_iter().chain(alive).min()
+    }
+
+    /// It answered something: whether it lives need not be known for another while.
+    fn lives(&mut self, now: Instant) {
+        self.answered = now;
+        if let Some(at) = &mut self.asked {
+            *at = now;
         }
     }
 
@@ -610,7 +617,7 @@ impl Supervisor {
             return worker.condemn("it answers, but not what it was asked before".into());
         }
         let done = answered(&packet.object).map(refusals);
-        worker.answered = Instant::now();
+        worker.lives(Instant::now());
         match (pending, done) {
             (Pending::Kek, Ok(_)) => self.ready(number),
             (Pending::Rekey, Ok(_)) => self.rekeyed(Some(number)),
@@ -726,7 +733,7 @@ impl Supervisor {
         let Ok(worker) = self.worker(number) else {
             return;
         };
-        if worker.leaving.is_some() {
+        if worker.leaving.is_some_and(|at| at <= now) {
             // Too late: its exit is what follows.
             worker.leaving = Some(now + READY);
             worker.process.signal(libc::SIGKILL);
@@ -1005,4 +1012,35 @@ fn refusals(ok: &Map<String, Value>) -> Vec<(u64, Error)> {
             Some((sid, answered(entry).err()?))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker() -> Worker {
+        let (here, there) = socket::pair().unwrap();
+        let process = Process::with(1, there);
+        Worker::known("uid:1".into(), process, Link::to_worker(here), 1, 0)
+    }
+
+    #[test]
+    fn any_answer_is_a_sign_of_life() {
+        let mut worker = worker();
+        let asked = Instant::now();
+        worker.asked = Some(asked);
+        assert_eq!(worker.deadline(false), Some(asked + PATIENCE));
+        worker.lives(asked + PING);
+        assert_eq!(worker.deadline(false), Some(asked + PING + PATIENCE));
+    }
+
+    #[test]
+    fn one_that_leaves_is_asked_whether_it_lives() {
+        let mut worker = worker();
+        assert_eq!(worker.deadline(true), None);
+        worker.leaving = Some(worker.answered + DRAIN);
+        assert_eq!(worker.deadline(true), Some(worker.answered + PING));
+        worker.leaving = Some(worker.answered);
+        assert_eq!(worker.deadline(true), Some(worker.answered));
+    }
 }
