@@ -328,36 +328,26 @@ impl Link {
         self.put(packet)
     }
 
-    /// Sends an object that is text already, with descriptors of which copies are made only if it has to
-    /// wait: at most one less than `FDS`.
-    pub fn send_text(&mut self, text: String, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        let mut packet = Outgoing {
-            bytes: text.into_bytes(),
-            fds: Vec::new(),
-        };
-        if packet.bytes.len() > PACKET {
-            let (memory, bytes) = attach(Map::new(), &packet.bytes)?;
-            packet.bytes = bytes;
-            packet.fds.push(memory);
+    /// Sends an object that is text already, with at most one less than `FDS` descriptors. False: there is no
+    /// room now, and nothing waits: copies of them would have to be made for that.
+    pub fn try_send_text(&mut self, text: String, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+        if self.waiting() {
+            return Ok(false);
         }
-        if self.queue.is_empty() {
-            let all: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
-            let all = [&all[..], fds].concat();
-            let part = [Input::from(&packet.bytes[..])];
-            match socket::send_many(self.fd.as_fd(), &part, &all, true) {
-                Err(error) if later(&error) => {}
-                // Gone: what is to be done about it is done when its exit is seen.
-                _ => return Ok(()),
-            }
+        let mut bytes = text.into_bytes();
+        let mut memory = None;
+        if bytes.len() > PACKET {
+            let (attached, head) = attach(Map::new(), &bytes)?;
+            bytes = head;
+            memory = Some(attached);
         }
-        for fd in fds {
-            let copy = fd.try_clone_to_owned().map_err(|error| {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                Error::system(errno, "a copy of a descriptor that waits to be sent")
-            })?;
-            packet.fds.push(copy);
+        let all: Vec<BorrowedFd<'_>> = memory.iter().map(AsFd::as_fd).collect();
+        let all = [&all[..], fds].concat();
+        match socket::send_many(self.fd.as_fd(), &[Input::from(&bytes[..])], &all, true) {
+            Err(error) if later(&error) => Ok(false),
+            // Gone: what is to be done about it is done when its exit is seen.
+            _ => Ok(true),
         }
-        self.put(packet)
     }
 
     fn put(&mut self, packet: Outgoing) -> Result<()> {

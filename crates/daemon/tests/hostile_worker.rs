@@ -858,3 +858,31 @@ fn one_that_hangs_while_it_leaves_is_ended() {
     let client = Client::adopt(fds.pop().unwrap(), &mut never).unwrap();
     call(&client, Op::Digest, b"x").unwrap();
 }
+
+/// What a worker is given needs no room in the supervisor while it waits: with hardly a descriptor more than
+/// its sessions have, all of them are taken over.
+#[test]
+fn a_takeover_needs_no_descriptor_a_session() {
+    const MANY: usize = 400;
+    let mut stage = Stage::new();
+    let own = stage.recipe_in(OTHER);
+    let evil = stage.take(DOMAIN);
+    // Two for a session that is not answered yet, and what a takeover needs.
+    let before = stage.descriptors();
+    limit(stage.daemon.pid(), "nofile", (before + 2 * MANY + 8) as u64);
+    let waiting: Vec<u64> = (0..MANY).map(|_| stage.ask_session(DOMAIN, &own)).collect();
+    stage.daemon.status();
+    kill(evil.pid);
+    let clients: Vec<Client> = waiting.into_iter().map(|id| stage.session(id).1).collect();
+    let right = call(&clients[0], Op::Digest, b"x").unwrap();
+    stage.settled(before + MANY + 8);
+    // Now one for each.
+    limit(stage.daemon.pid(), "nofile", (before + MANY + 16) as u64);
+    for _ in 0..2 {
+        let pid = stage.daemon.worker(DOMAIN).1;
+        kill(pid);
+        for client in &clients {
+            assert_eq!(call(client, Op::Digest, b"x").unwrap(), right);
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::sys;
 use cryptofd_core::error::{Error, Kind, Result};
 use cryptofd_core::sys::socket;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -77,26 +77,20 @@ impl Batch {
                 && self.text.len() + recipe.len() <= Self::TEXT)
     }
 
-    fn add(&mut self, sid: u64, ends: &[u64], session: &mut Session) {
+    fn add(&mut self, given: Given, session: &Session) {
         // Nobody has seen a session that still has to be answered, unless its first worker spoke of itself.
         let takeover = session.reply.is_none() || session.inform == Inform::Given;
         let info = session.inform == Inform::Wanted;
-        if info {
-            session.inform = Inform::Given;
-        }
         let recipe = &session.recipe;
         let place = session.place.map_or(Value::Null, Value::from);
         let comma = if self.given.is_empty() { "" } else { "," };
-        let number = ends.len();
+        let (sid, number) = (given.sid, given.ends.len());
         let _ = write!(
             self.text,
             r#"{comma}{{"sid":{sid},"ends":{number},"takeover":{takeover},"info":{info},"place":{place},"recipe":{recipe}}}"#
         );
         self.ends += number;
-        self.given.push(Given {
-            sid,
-            ends: ends.to_vec(),
-        });
+        self.given.push(given);
     }
 }
 
@@ -112,6 +106,9 @@ pub struct Worker {
     /// By the numbers of the requests: they are answered in this order, but for a drain.
     pending: BTreeMap<u64, Pending>,
     last: u64,
+    /// What it is to serve and there was no room yet to give it. Given are descriptors, of which a packet
+    /// that waits would need copies: the supervisor may have no more.
+    owed: VecDeque<Given>,
     /// When it was asked whether it lives; `None`: it has answered.
     asked: Option<Instant>,
     answered: Instant,
@@ -137,6 +134,7 @@ impl Worker {
             started: Instant::now(),
             pending: BTreeMap::new(),
             last,
+            owed: VecDeque::new(),
             asked: None,
             answered: Instant::now(),
             replaces: None,
@@ -214,14 +212,19 @@ impl Worker {
         self.ready
             && self.replaces.is_none()
             && self.leaving.is_none()
-            && !self.link.waiting()
+            && !self.waits()
             && self.pending.values().all(|p| matches!(p, Pending::Ping))
     }
 
     /// Somebody waits for it.
     pub fn busy(&self) -> bool {
         let served = |p: &Pending| matches!(p, Pending::Serve(_));
-        !self.ready || self.pending.values().any(served)
+        !self.ready || !self.owed.is_empty() || self.pending.values().any(served)
+    }
+
+    /// Something waits for room to be sent.
+    fn waits(&self) -> bool {
+        self.link.waiting() || !self.owed.is_empty()
     }
 
     /// The number of its last request.
@@ -352,41 +355,72 @@ impl Supervisor {
 
     fn rewatch_worker(&self, number: u64) {
         if let Some(worker) = self.workers.get(&number) {
-            let events = worker.link.watches(true, worker.link.waiting());
+            let events = worker.link.watches(true, worker.waits());
             self.rewatch(&worker.link, LINK | number, events);
         }
     }
 
-    /// Gives a worker ends of sessions (by inode), many in a packet: it is their worker from now on. What it
-    /// cannot be given is dropped.
+    /// Gives a worker ends of sessions (by inode): it is their worker from now on. What it cannot be given is
+    /// dropped.
     pub(super) fn give(&mut self, number: u64, all: Vec<(u64, Vec<u64>)>) {
-        let mut batch = Batch::default();
+        let Some(worker) = self.workers.get_mut(&number) else {
+            return;
+        };
         for (sid, ends) in all {
-            for some in ends.chunks(Batch::ENDS) {
-                let Some(session) = self.sessions.get_mut(&sid) else {
-                    break;
-                };
-                for end in &mut session.ends {
-                    if some.contains(&end.inode) {
-                        end.worker = number;
-                    }
-                }
-                if !batch.has_room(some, &session.recipe) {
-                    self.give_batch(number, std::mem::take(&mut batch));
-                }
-                // One that could not be given is gone by now, with the session if it was its last.
-                if let Some(session) = self.sessions.get_mut(&sid) {
-                    batch.add(sid, some, session);
+            let Some(session) = self.sessions.get_mut(&sid) else {
+                continue;
+            };
+            for end in &mut session.ends {
+                if ends.contains(&end.inode) {
+                    end.worker = number;
                 }
             }
+            for some in ends.chunks(Batch::ENDS) {
+                let ends = some.to_vec();
+                worker.owed.push_back(Given { sid, ends });
+            }
         }
-        if !batch.given.is_empty() {
-            self.give_batch(number, batch);
+        self.give_owed(number);
+    }
+
+    /// Gives a worker what it is owed, many in a packet, while there is room.
+    fn give_owed(&mut self, number: u64) {
+        loop {
+            let Some(worker) = self.workers.get_mut(&number) else {
+                return;
+            };
+            if worker.link.waiting() {
+                break;
+            }
+            let mut batch = Batch::default();
+            while let Some(mut given) = worker.owed.pop_front() {
+                // Some of it may have been closed since.
+                let Some(session) = self.sessions.get(&given.sid) else {
+                    continue;
+                };
+                let there = |inode: &u64| {
+                    let mut ends = session.ends.iter();
+                    ends.any(|end| end.inode == *inode && end.worker == number)
+                };
+                given.ends.retain(there);
+                if given.ends.is_empty() {
+                    continue;
+                }
+                if !batch.has_room(&given.ends, &session.recipe) {
+                    worker.owed.push_front(given);
+                    break;
+                }
+                batch.add(given, session);
+            }
+            if batch.given.is_empty() || !self.give_batch(number, batch) {
+                break;
+            }
         }
         self.rewatch_worker(number);
     }
 
-    fn give_batch(&mut self, number: u64, batch: Batch) {
+    /// Whether there was room for it.
+    fn give_batch(&mut self, number: u64, batch: Batch) -> bool {
         let fds: Vec<BorrowedFd<'_>> = batch
             .given
             .iter()
@@ -396,17 +430,32 @@ impl Supervisor {
             .map(|end| end.fd.as_fd())
             .collect();
         let Some(worker) = self.workers.get_mut(&number) else {
-            return;
+            return false;
         };
-        worker.last += 1;
-        let id = worker.last;
+        let id = worker.last + 1;
         let text = format!(r#"{{"id":{id},"op":"serve","sessions":[{}]}}"#, batch.text);
-        match worker.link.send_text(text, &fds) {
-            Ok(()) => drop(worker.pending.insert(id, Pending::Serve(batch.given))),
+        match worker.link.try_send_text(text, &fds) {
+            Ok(true) => {
+                for given in &batch.given {
+                    if let Some(session) = self.sessions.get_mut(&given.sid) {
+                        session.inform = session.inform.given();
+                    }
+                }
+                worker.last = id;
+                worker.pending.insert(id, Pending::Serve(batch.given));
+                true
+            }
+            Ok(false) => {
+                for given in batch.given.into_iter().rev() {
+                    worker.owed.push_front(given);
+                }
+                false
+            }
             Err(error) => {
                 for given in batch.given {
                     self.refused(number, given, error.clone());
                 }
+                true
             }
         }
     }
@@ -468,6 +517,9 @@ impl Supervisor {
         self.buffer = buffer;
         if let Some(worker) = self.workers.get_mut(&number) {
             worker.link.flush();
+            if !worker.owed.is_empty() {
+                return self.with_reserve(|this| this.give_owed(number));
+            }
         }
         self.rewatch_worker(number);
     }
@@ -687,7 +739,9 @@ impl Supervisor {
             }
         }
         if let Some(old) = replaces {
+            let mut owed = VecDeque::new();
             if let Some(old) = self.workers.get_mut(&old) {
+                owed = std::mem::take(&mut old.owed);
                 old.leaving = Some(Instant::now() + DRAIN + READY);
                 let drain = json!({"op": "drain", "seconds": DRAIN.as_secs()});
                 if old.ask(Pending::Drain, drain, Vec::new()).is_err() {
@@ -695,6 +749,8 @@ impl Supervisor {
                 }
             }
             self.rewatch_worker(old);
+            let owed = owed.into_iter().map(|given| (given.sid, given.ends));
+            self.give(number, owed.collect());
         }
         self.plan_spare();
         self.say_status();
@@ -866,6 +922,10 @@ impl Supervisor {
             .map(|end| end.worker)
             .ok_or_else(|| Error::system(libc::ENOENT, &format!("session {sid}")))?;
         let worker = self.worker(number)?;
+        if worker.owed.iter().any(|given| given.sid == sid) {
+            let why = format!("session {sid} is being taken over: try again");
+            return Err(Error::new(Kind::Again, libc::EAGAIN, why));
+        }
         let pending = Pending::Move(Move {
             reply,
             sid,
@@ -930,7 +990,7 @@ impl Supervisor {
             })
             .filter(|(_, ends)| !ends.is_empty())
             .collect();
-        self.give(next, mine);
+        self.with_reserve(|this| this.give(next, mine));
     }
 
     /// Puts a fresh worker in the place of a domain's; the request `id` is answered when the old one is

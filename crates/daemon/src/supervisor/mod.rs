@@ -97,6 +97,16 @@ enum Inform {
     Given,
 }
 
+impl Inform {
+    /// Once a worker got it.
+    fn given(self) -> Inform {
+        match self {
+            Inform::Nothing => Inform::Nothing,
+            Inform::Wanted | Inform::Given => Inform::Given,
+        }
+    }
+}
+
 /// A listening socket.
 struct Listening {
     fd: OwnedFd,
