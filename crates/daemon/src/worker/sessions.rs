@@ -125,15 +125,29 @@ impl Sessions {
             .into_iter()
             .map(|end| kept.serve(end, taken_over))
             .collect::<Result<_>>();
-        if served.is_err() && kept.ends() == 0 {
+        if kept.ends() == 0 {
             self.forget(sid);
+        } else {
+            // Its last end may have gone when it had none of these yet.
+            self.remember(sid, kept);
         }
         served
     }
 
-    /// Its last end is gone, and the key goes with it.
+    fn remember(&self, sid: u64, kept: Arc<Kept>) {
+        let mut open = lock(&self.open);
+        // Counted under the lock: whoever takes the last end away comes here later.
+        if kept.ends() > 0 {
+            open.entry(sid).or_insert(kept);
+        }
+    }
+
+    /// Its last end is gone, and the key goes with it, unless it was given another meanwhile.
     pub fn forget(&self, sid: u64) {
-        let gone = lock(&self.open).remove(&sid);
+        let mut open = lock(&self.open);
+        let over = open.get(&sid).is_some_and(|kept| kept.ends() == 0);
+        let gone = over.then(|| open.remove(&sid));
+        drop(open);
         drop(gone);
         self.fewer.notify_all();
     }
