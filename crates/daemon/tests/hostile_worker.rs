@@ -886,3 +886,22 @@ fn a_takeover_needs_no_descriptor_a_session() {
         }
     }
 }
+
+/// Where no worker can be started, one of the program before is better than none.
+#[test]
+fn an_outdated_spare_worker_is_better_than_none() {
+    let mut stage = Stage::new();
+    let (client, right, pid) = stage.served();
+    let spare = loop {
+        if let Some(pid) = stage.daemon.status()["spare"].as_u64() {
+            break pid;
+        }
+        std::thread::yield_now();
+    };
+    let program = stage.daemon.folder.0.join("cryptofd-daemon");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::create_dir(&program).unwrap();
+    kill(pid);
+    assert_eq!(call(&client, Op::Digest, b"x").unwrap(), right);
+    assert_eq!(u64::from(stage.daemon.worker(DOMAIN).1), spare);
+}

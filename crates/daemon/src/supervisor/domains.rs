@@ -288,10 +288,7 @@ impl Supervisor {
     }
 
     fn start_and_tell(&mut self, name: &str) -> Result<u64> {
-        let begun = match self.take_spare() {
-            Some(spare) => spare,
-            None => self.begin_worker()?,
-        };
+        let begun = self.next_worker()?;
         let number = begun.number;
         let domain = self.domains.entry(name.to_owned()).or_default();
         domain.epoch = domain.epoch.max(self.epochs) + 1;

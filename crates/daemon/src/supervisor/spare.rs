@@ -87,13 +87,23 @@ impl Supervisor {
         })
     }
 
-    /// The spare worker, if there is one of the program as it is now.
-    pub(super) fn take_spare(&mut self) -> Option<Begun> {
-        let current = self.spare.worker.as_ref()?.program == program();
-        if !current {
-            self.dismiss_spare();
+    /// The spare worker, if there is one of the program as it is now; one that begins, or else the spare one
+    /// as it is: what serves is worth more than what is new.
+    pub(super) fn next_worker(&mut self) -> Result<Begun> {
+        let spare = self.spare.worker.take();
+        match spare {
+            Some(spare) if spare.program == program() => Ok(spare),
+            Some(spare) => {
+                let begun = self.begin_worker();
+                if begun.is_err() {
+                    return Ok(spare);
+                }
+                self.spare.worker = Some(spare);
+                self.dismiss_spare();
+                begun
+            }
+            None => self.begin_worker(),
         }
-        self.spare.worker.take()
     }
 
     /// Lets the spare worker go: what it read when it began is not what holds now.
