@@ -198,6 +198,18 @@ impl Stage {
         }
     }
 
+    /// The supervisor's descriptors, once nothing comes and goes.
+    fn standing(&mut self) -> usize {
+        let (mut last, mut same) = (0, 0);
+        while same < 50 {
+            self.daemon.status();
+            let now = self.descriptors();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+        }
+        last
+    }
+
     /// Waits until it has closed all but so many: it does so beside its work.
     fn settled(&mut self, most: usize) {
         for _ in 0..2000 {
@@ -684,7 +696,7 @@ fn goes_on_with(free: u64) {
     while stage.daemon.status()["spare"].is_null() {
         std::thread::yield_now();
     }
-    let few = stage.descriptors() as u64 - 1;
+    let few = stage.standing() as u64 - 1;
     limit(stage.daemon.pid(), "nofile", few + free);
     let asked = json!({"op": "session", "domain": DOMAIN, "recipe": own});
     if free == 0 {
