@@ -145,10 +145,7 @@ impl Key {
 
     /// Its curve.
     pub fn curve(&self) -> Option<&'static Curve> {
-        match self.public().map(|public| &public.numbers) {
-            Some(Numbers::Ec { curve, .. }) => Some(curve),
-            _ => self.curve,
-        }
+        self.public().and_then(Public::curve).or(self.curve)
     }
 
     /// Takes a public key as it is encoded: what a peer sends.

@@ -316,11 +316,15 @@ impl Public {
 
     /// The table's algorithm of such a key: to sign, or what else it is for; or to agree on a secret.
     pub fn algorithm(&self, agrees: bool) -> Result<&'static Algorithm> {
-        let curve = match &self.numbers {
-            Numbers::Ec { curve, .. } => Some(*curve),
+        self.kind().algorithm(self.curve(), agrees)
+    }
+
+    /// Its curve, if it is on one.
+    pub fn curve(&self) -> Option<&'static Curve> {
+        match &self.numbers {
+            Numbers::Ec { curve, .. } => Some(curve),
             _ => None,
-        };
-        self.kind().algorithm(curve, agrees)
+        }
     }
 
     /// Bits, as OpenSSL counts them.

@@ -40,7 +40,7 @@ impl SecretKey {
     }
 
     /// The key of this name.
-    pub fn named(name: &str) -> Result<Arc<SecretKey>> {
+    fn named(name: &str) -> Result<Arc<SecretKey>> {
         let answer = ask("KeyInfo", &json!({"key": name, "version": null}))?;
         let key = SecretKey::of(&answer.parameters["key"])?;
         key.kept.session()?;

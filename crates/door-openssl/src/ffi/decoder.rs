@@ -4,8 +4,8 @@ use super::core::Core;
 use super::keymgmt::{Held, PRIVATE, offer};
 use super::params::{Given, at, described, end, int};
 use super::types::*;
-use super::{freectx, give, held, provider};
-use crate::call::{gated, silent};
+use super::{Bare, freectx, held, newbare};
+use crate::call::gated;
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
 use crate::key::Key;
@@ -18,10 +18,6 @@ use std::sync::Arc;
 type Callback = unsafe extern "C" fn(*const OSSL_PARAM, *mut c_void) -> c_int;
 type Read = unsafe extern "C" fn(*mut OSSL_CORE_BIO, *mut c_void, usize, *mut usize) -> c_int;
 type Gets = unsafe extern "C" fn(*mut OSSL_CORE_BIO, *mut c_char, c_int) -> c_int;
-
-struct Context {
-    provider: Arc<Provider>,
-}
 
 /// The functions of the decoder from PEM.
 pub fn from_pem() -> &'static [OSSL_DISPATCH] {
@@ -36,8 +32,8 @@ pub fn to_key() -> &'static [OSSL_DISPATCH] {
 fn functions(decode: *const c_void) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
-        f(decoder::NEWCTX, newctx as *const c_void),
-        f(decoder::FREECTX, freectx::<Context> as *const c_void),
+        f(decoder::NEWCTX, newbare as *const c_void),
+        f(decoder::FREECTX, freectx::<Bare> as *const c_void),
         f(
             decoder::SETTABLE_CTX_PARAMS,
             settable_ctx_params as *const c_void,
@@ -48,12 +44,6 @@ fn functions(decode: *const c_void) -> &'static [OSSL_DISPATCH] {
         OSSL_DISPATCH::END,
     ];
     all.leak()
-}
-
-unsafe extern "C" fn newctx(provctx: *mut c_void) -> *mut c_void {
-    // SAFETY: of the host.
-    let provider = unsafe { provider(provctx) };
-    give(silent(None, || Ok(Some(Box::new(Context { provider })))))
 }
 
 described!(SETTABLE: int(c"none"));
@@ -123,7 +113,7 @@ unsafe extern "C" fn pem(
     _passphrase_argument: *mut c_void,
 ) -> c_int {
     // SAFETY: of the host.
-    let context = unsafe { held::<Context>(context) };
+    let context = unsafe { held::<Bare>(context) };
     gated(&context.provider, 0, || {
         // SAFETY: as above.
         let Some(der) = (unsafe { between(context.provider.core(), bio) }) else {
@@ -206,7 +196,7 @@ unsafe extern "C" fn der(
     _passphrase_argument: *mut c_void,
 ) -> c_int {
     // SAFETY: of the host.
-    let context = unsafe { held::<Context>(context) };
+    let context = unsafe { held::<Bare>(context) };
     gated(&context.provider, 0, || {
         // SAFETY: as above.
         let Some(der) = (unsafe { contents(context.provider.core(), bio) }) else {

@@ -3,19 +3,13 @@
 use super::core::Core;
 use super::keymgmt::{Held, PRIVATE, key};
 use super::types::*;
-use super::{freectx, give, provider, shared};
-use crate::call::{guarded, silent};
-use crate::context::Provider;
+use super::{Bare, freectx, newbare, shared};
+use crate::call::guarded;
 use crate::error::{Error, Reason, Result};
 use crate::key::Key;
 use std::ffi::{c_int, c_void};
-use std::sync::Arc;
 
 type Write = unsafe extern "C" fn(*mut OSSL_CORE_BIO, *const c_void, usize, *mut usize) -> c_int;
-
-struct Context {
-    provider: Arc<Provider>,
-}
 
 /// The functions of the encoder to PEM.
 pub fn to_pem() -> &'static [OSSL_DISPATCH] {
@@ -30,19 +24,13 @@ pub fn to_text() -> &'static [OSSL_DISPATCH] {
 fn functions(encode: *const c_void) -> &'static [OSSL_DISPATCH] {
     let f = OSSL_DISPATCH::new;
     let all = vec![
-        f(encoder::NEWCTX, newctx as *const c_void),
-        f(encoder::FREECTX, freectx::<Context> as *const c_void),
+        f(encoder::NEWCTX, newbare as *const c_void),
+        f(encoder::FREECTX, freectx::<Bare> as *const c_void),
         f(encoder::DOES_SELECTION, does_selection as *const c_void),
         f(encoder::ENCODE, encode),
         OSSL_DISPATCH::END,
     ];
     all.leak()
-}
-
-unsafe extern "C" fn newctx(provctx: *mut c_void) -> *mut c_void {
-    // SAFETY: of the host.
-    let provider = unsafe { provider(provctx) };
-    give(silent(None, || Ok(Some(Box::new(Context { provider })))))
 }
 
 /// Private halves: public ones are exported, and the host's own encoders write them.
@@ -89,7 +77,7 @@ unsafe fn encode(
     made: impl Fn(&Key) -> Result<String>,
 ) -> c_int {
     // SAFETY: as the caller vouches.
-    let context = unsafe { shared::<Context>(context) };
+    let context = unsafe { shared::<Bare>(context) };
     guarded(&context.provider, 0, || {
         if held.is_null() || selection & PRIVATE == 0 {
             let text = "only a key that the broker keeps is written so";

@@ -3,7 +3,7 @@
 
 use super::params::{Asked, Described, Given, at, described, end, int, number, octets, text};
 use super::types::*;
-use super::{generating, numbered, provider};
+use super::{freectx, generating, numbered, provider};
 use crate::call::{gated, guarded, silent};
 use crate::context::Provider;
 use crate::error::{Error, Reason, Result};
@@ -48,7 +48,7 @@ pub fn functions(place: usize) -> &'static [OSSL_DISPATCH] {
     let mut all = vec![
         f(keymgmt::NEW, NEW[place]),
         f(keymgmt::LOAD, load as *const c_void),
-        f(keymgmt::FREE, free as *const c_void),
+        f(keymgmt::FREE, freectx::<Held> as *const c_void),
         f(keymgmt::DUP, dup as *const c_void),
         f(keymgmt::HAS, has as *const c_void),
         f(keymgmt::VALIDATE, validate as *const c_void),
@@ -128,16 +128,6 @@ pub unsafe fn offer(held: Held, callback: Callback, argument: *mut c_void) -> c_
         }
         done
     }
-}
-
-unsafe extern "C" fn free(held: *mut c_void) {
-    silent((), || {
-        if !held.is_null() {
-            // SAFETY: of the host, for the last time.
-            drop(unsafe { Box::from_raw(held.cast::<Held>()) });
-        }
-        Ok(())
-    });
 }
 
 unsafe extern "C" fn dup(from: *const c_void, selection: c_int) -> *mut c_void {

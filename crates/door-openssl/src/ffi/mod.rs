@@ -82,6 +82,17 @@ unsafe extern "C" fn freectx<T>(context: *mut c_void) {
     });
 }
 
+/// A context that knows its provider and nothing else.
+struct Bare {
+    provider: Arc<Provider>,
+}
+
+unsafe extern "C" fn newbare(provctx: *mut c_void) -> *mut c_void {
+    // SAFETY: of the host.
+    let provider = unsafe { provider(provctx) };
+    give(silent(None, || Ok(Some(Box::new(Bare { provider })))))
+}
+
 /// Bytes that the host gives. Null is none.
 ///
 /// # Safety
